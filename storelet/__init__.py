@@ -1,0 +1,53 @@
+"""Backups as plain zip files in Amazon S3, from a script of a few lines."""
+
+from storelet.backup import NewDirectory, ZipBackup
+from storelet.errors import (
+    ArchiveExistsError,
+    CredentialsError,
+    DestinationError,
+    DestinationMissingError,
+    PermissionDeniedError,
+    SourceError,
+    SourceMissingError,
+    StoreletError,
+    UsageError,
+)
+from storelet.logs import LOGGING_DEFAULTS, setup_logging
+from storelet.observer import (
+    Added,
+    Event,
+    Figures,
+    Observer,
+    Passed,
+    Saved,
+    Skipped,
+    Truncated,
+    observe,
+)
+from storelet.source import never_include
+
+__all__ = [
+    "LOGGING_DEFAULTS",
+    "Added",
+    "ArchiveExistsError",
+    "CredentialsError",
+    "DestinationError",
+    "DestinationMissingError",
+    "Event",
+    "Figures",
+    "NewDirectory",
+    "Observer",
+    "Passed",
+    "PermissionDeniedError",
+    "Saved",
+    "Skipped",
+    "SourceError",
+    "SourceMissingError",
+    "StoreletError",
+    "Truncated",
+    "UsageError",
+    "ZipBackup",
+    "never_include",
+    "observe",
+    "setup_logging",
+]

@@ -1,0 +1,1 @@
+"""Destinations: where archives are kept. `contract` says what each one promises."""

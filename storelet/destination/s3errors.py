@@ -1,0 +1,138 @@
+"""What S3's answers mean: boto3's exceptions as Storelet's, each with a hint.
+
+Codes: Amazon S3 API Reference, "Error responses"; other stores use them too, or nearly.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from storelet.errors import (
+    CredentialsError,
+    DestinationError,
+    DestinationMissingError,
+    PermissionDeniedError,
+    StoreletError,
+    UsageError,
+)
+
+__all__ = ["code_of", "is_condition_unknown", "is_missing", "is_taken", "translating"]
+
+_WRONG_KEY = {
+    "AuthFailure",
+    "ExpiredToken",
+    "InvalidAccessKeyId",
+    "InvalidToken",
+    "SignatureDoesNotMatch",
+    "TokenRefreshRequired",
+}
+_DENIED = {"403", "AccessDenied", "AccountProblem", "AllAccessDisabled", "Forbidden"}
+_OTHER_REGION = {
+    "301",
+    "AuthorizationHeaderMalformed",
+    "IllegalLocationConstraintException",
+    "PermanentRedirect",
+}
+
+
+def code_of(error: BaseException | None) -> str:
+    """Return S3's error code, or the HTTP status where the answer had no body; else nothing."""
+    response = getattr(error, "response", None) or {}
+    return str(response.get("Error", {}).get("Code", ""))
+
+
+def is_missing(error: BaseException | None) -> bool:
+    """Tell whether the upload is gone already."""
+    return code_of(error) in {"404", "NoSuchUpload"}
+
+
+def is_taken(error: BaseException | None) -> bool:
+    """Tell whether `If-None-Match: *` found the name taken, or somebody is just taking it."""
+    return code_of(error) in {"409", "412", "ConditionalRequestConflict", "PreconditionFailed"}
+
+
+def is_condition_unknown(error: BaseException | None) -> bool:
+    """Tell whether the store has no `If-None-Match` (Backblaze B2: NotImplemented)."""
+    return code_of(error) in {"501", "NotImplemented"}
+
+
+@contextmanager
+def translating(bucket: str) -> Iterator[None]:
+    """Raise what boto3 raises in the block as a StoreletError that names the bucket."""
+    try:
+        yield
+    except StoreletError:
+        raise
+    except Exception as error:
+        translated = _translate(error, bucket)
+        if translated is None:
+            raise
+        raise translated from error
+
+
+def _translate(error: Exception, bucket: str) -> StoreletError | None:
+    from boto3.exceptions import Boto3Error
+    from botocore import exceptions as boto
+
+    match error:
+        case boto.ClientError():
+            return _translate_answer(error, bucket)
+        case boto.NoCredentialsError() | boto.PartialCredentialsError():
+            return CredentialsError(
+                f"no complete pair of keys for bucket {bucket}",
+                hint="give access_key and secret_key, or set AWS_ACCESS_KEY_ID and "
+                "AWS_SECRET_ACCESS_KEY, or a profile",
+            )
+        case boto.ProfileNotFound() | boto.CredentialRetrievalError() | boto.TokenRetrievalError():
+            return CredentialsError(f"no key for bucket {bucket}: {error}")
+        case (
+            boto.EndpointConnectionError()
+            | boto.ConnectTimeoutError()
+            | boto.ProxyConnectionError()
+        ):
+            return DestinationError(
+                f"cannot reach bucket {bucket}: {error}",
+                hint="check the network and endpoint_url",
+            )
+        case boto.NoRegionError():
+            return UsageError(f"no region for bucket {bucket}", hint="give region_name")
+        case boto.ParamValidationError() | boto.UnknownSignatureVersionError():
+            # The value may be a key (SSECustomerKey): name the parameter only.
+            said = re.sub(r"value: .*?, type", "type", " ".join(str(error).split()))
+            return UsageError(f"bucket {bucket}: {said}")
+        case boto.BotoCoreError() | boto.HTTPClientError() | Boto3Error():
+            return DestinationError(f"bucket {bucket}: {error}")
+        case _:
+            return None
+
+
+def _translate_answer(error: Exception, bucket: str) -> StoreletError:
+    code = code_of(error)
+    said = getattr(error, "response", {}).get("Error", {}).get("Message") or code
+    if code == "NoSuchBucket":
+        return DestinationMissingError(
+            f"no such bucket: {bucket}",
+            hint="check the name and endpoint_url, or make it: "
+            f"aws s3api create-bucket --bucket {bucket}",
+        )
+    if code in _WRONG_KEY:
+        return CredentialsError(
+            f"bucket {bucket} refuses the key: {code}: {said}",
+            hint="check access_key and secret_key",
+        )
+    if code in _DENIED:
+        return PermissionDeniedError(
+            f"the key may not write to bucket {bucket}: {said}",
+            hint="its policy must allow s3:PutObject and s3:AbortMultipartUpload there",
+        )
+    if code in _OTHER_REGION:
+        return DestinationError(
+            f"bucket {bucket} is in another region: {said}", hint="give region_name"
+        )
+    if code == "RequestTimeTooSkewed":
+        return DestinationError(
+            f"bucket {bucket} refuses this machine's time", hint="set the clock: timedatectl"
+        )
+    return DestinationError(f"bucket {bucket} answered {code}: {said}")

@@ -1,0 +1,84 @@
+"""The errors Storelet raises, each with a hint and an exit code.
+
+    StoreletError                     1    anything that ends a backup
+    ├── SourceError                   1    what was to be included cannot be walked
+    │   └── SourceMissingError        1    it is not there
+    ├── UsageError                    2    a call that cannot mean anything
+    └── DestinationError              1    the archive cannot be written or kept
+        ├── DestinationMissingError  10    no such bucket or directory
+        ├── CredentialsError         12    no key, a wrong key
+        ├── PermissionDeniedError    77    the key or the user may not
+        └── ArchiveExistsError        1    the name is taken; nothing was overwritten
+
+A message is lower case, without a full stop, and names the file, job or bucket; a hint is
+a command or a setting that mends it. What only concerns one entry of a source is no error:
+it is a skipped entry (`observer.Skipped`) and the backup goes on.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "ArchiveExistsError",
+    "CredentialsError",
+    "DestinationError",
+    "DestinationMissingError",
+    "PermissionDeniedError",
+    "SourceError",
+    "SourceMissingError",
+    "StoreletError",
+    "UsageError",
+]
+
+
+class StoreletError(Exception):
+    """Ends a backup; `str(error)` is the message, with the hint behind it where there is one."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.hint})" if self.hint else self.message
+
+
+class SourceError(StoreletError):
+    """A source itself cannot be walked or read."""
+
+
+class SourceMissingError(SourceError, FileNotFoundError):
+    """There is no such directory or file."""
+
+
+class UsageError(StoreletError, ValueError):
+    """An argument that cannot mean anything, such as a name that leads out of the archive."""
+
+    exit_code = 2
+
+
+class DestinationError(StoreletError):
+    """The archive cannot be written or kept; nothing half-written has its name."""
+
+
+class DestinationMissingError(DestinationError, FileNotFoundError):
+    """The bucket or directory does not exist; Storelet never makes one up."""
+
+    exit_code = 10
+
+
+class CredentialsError(DestinationError):
+    """The destination does not know the key, or there is none."""
+
+    exit_code = 12
+
+
+class PermissionDeniedError(DestinationError, PermissionError):
+    """The key or the user is known but may not do this."""
+
+    exit_code = 77
+
+
+class ArchiveExistsError(DestinationError, FileExistsError):
+    """An archive of that name is there already and stays as it is."""

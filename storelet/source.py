@@ -1,0 +1,347 @@
+"""Sources: a directory or file walked into entries, and the reading of one.
+
+`walk` yields, in a stable order, an `Entry` for each directory, regular file and symbolic link,
+an observer's `Skipped` for what cannot be read and `Passed` for what has no place in a backup.
+It opens nothing: `open_file` does, and copes with files that change or vanish.
+
+Member names are made here; whether a name is free is the archive's matter.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from storelet.errors import SourceError, SourceMissingError, UsageError
+from storelet.observer import Passed, Skipped
+
+__all__ = [
+    "Entry",
+    "OpenedFile",
+    "Source",
+    "UnreadableError",
+    "find_file",
+    "never_include",
+    "open_file",
+    "read_link",
+    "walk",
+]
+
+BLOCK_BYTES = 1 << 20  # read at once from a large file
+
+_SPECIAL = {
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a character device",
+    stat.S_IFBLK: "a block device",
+}
+# https://bford.info/cachedir/
+_CACHEDIR_SIGNATURE = b"Signature: 8a477f597d28d172789f06886806bc55"
+
+_never_included: set[tuple[int, int]] = set()  # (device, inode) of directories
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """A directory to include, and how."""
+
+    path: str  # absolute
+    prefix: str = ""  # of member names: `www/` or empty
+    exclude: tuple[str, ...] = ()  # gitignore patterns, relative to `path`
+    exclude_caches: bool = False  # leave out what is in a directory with a valid CACHEDIR.TAG
+    exclude_if_present: tuple[str, ...] = ()  # …or with a file of such a name
+    one_file_system: bool = False  # leave out what is mounted beneath
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """A file found in a source, with what `lstat` said of it."""
+
+    path: str
+    name: str  # as a member, `/` at the end for a directory
+    mode: int
+    size: int  # bytes
+    mtime_ns: int
+    ctime_ns: int
+    device: int
+    inode: int
+    links: int
+    uid: int
+    gid: int
+
+    @classmethod
+    def of(cls, path: str, name: str, found: os.stat_result) -> Entry:
+        """Make the entry for `path` from its stat."""
+        return cls(
+            path=path,
+            name=name,
+            mode=found.st_mode,
+            size=found.st_size,
+            mtime_ns=found.st_mtime_ns,
+            ctime_ns=found.st_ctime_ns,
+            device=found.st_dev,
+            inode=found.st_ino,
+            links=found.st_nlink,
+            uid=found.st_uid,
+            gid=found.st_gid,
+        )
+
+    @property
+    def is_directory(self) -> bool:
+        """Tell whether this is a directory."""
+        return stat.S_ISDIR(self.mode)
+
+    @property
+    def is_symlink(self) -> bool:
+        """Tell whether this is a symbolic link."""
+        return stat.S_ISLNK(self.mode)
+
+
+class UnreadableError(Exception):
+    """An entry cannot be read; the message is the reason. It becomes a skipped entry."""
+
+
+@contextmanager
+def never_include(path: str) -> Iterator[None]:
+    """Pass over the directory `path` in every backup of this process until the block ends.
+
+    For Storelet's own: destinations, temporary directories, state. A directory that does not
+    exist is nobody's source and is left alone.
+    """
+    try:
+        found = os.stat(path)
+    except OSError:
+        yield
+        return
+    key = (found.st_dev, found.st_ino)
+    added = key not in _never_included
+    _never_included.add(key)
+    try:
+        yield
+    finally:
+        if added:
+            _never_included.discard(key)
+
+
+def walk(source: Source) -> Iterator[Entry | Skipped | Passed]:
+    """Walk a directory depth first, names in order; a directory comes before what is in it.
+
+    The root itself has a member only where the prefix gives it a name. Raises SourceError where
+    the root is missing or cannot be read; beneath it, nothing stops the walk.
+    """
+    try:
+        root = os.stat(source.path)
+        children = _scan(source.path)
+    except FileNotFoundError as error:
+        raise SourceMissingError(
+            f"no such directory: {source.path}", hint="check the path that is to be included"
+        ) from error
+    except NotADirectoryError as error:
+        raise SourceError(
+            f"not a directory: {source.path}", hint="include a single file with include_file"
+        ) from error
+    except OSError as error:
+        raise SourceError(f"cannot read directory {source.path}: {error.strerror}") from error
+    if source.prefix:
+        yield Entry.of(source.path, source.prefix, root)
+    yield from _walk_children(source, children, root.st_dev)
+
+
+def find_file(path: str, name: str) -> Entry:
+    """Return the entry of a single file, symbolic links followed, as member `name`.
+
+    Raises SourceError where it is missing or not a regular file.
+    """
+    try:
+        found = os.stat(path)
+    except FileNotFoundError as error:
+        raise SourceMissingError(
+            f"no such file: {path}", hint="check the path that is to be included"
+        ) from error
+    except OSError as error:
+        raise SourceError(f"cannot read file {path}: {error.strerror}") from error
+    if not stat.S_ISREG(found.st_mode):
+        raise SourceError(
+            f"not a regular file: {path}", hint="include directories with include_directory"
+        )
+    return Entry.of(os.path.realpath(path), name, found)
+
+
+def _walk_children(
+    source: Source, children: list[os.DirEntry[str]], device: int
+) -> Iterator[Entry | Skipped | Passed]:
+    """Walk with a stack of its own: a tree may be deeper than Python's."""
+    is_excluded = _make_excluder(source)
+    stack = [(source.prefix, iter(children))]
+    while stack:
+        prefix, rest = stack[-1]
+        child = next(rest, None)
+        if child is None:
+            stack.pop()
+            continue
+        name = prefix + child.name
+        try:
+            found = child.stat(follow_symlinks=False)
+            kind = stat.S_IFMT(found.st_mode)
+            is_directory = kind == stat.S_IFDIR
+            if is_excluded(name, is_directory):
+                continue
+            if is_directory:
+                if (found.st_dev, found.st_ino) in _never_included:
+                    yield Passed(path=child.path, reason="Storelet's own")
+                    continue
+                yield Entry.of(child.path, name + "/", found)
+                grandchildren = _scan(child.path)
+                if not _is_left_empty(source, child.path, grandchildren, found.st_dev != device):
+                    stack.append((name + "/", iter(grandchildren)))
+            elif kind in _SPECIAL:
+                yield Passed(path=child.path, reason=f"it is {_SPECIAL[kind]}")
+            else:
+                yield Entry.of(child.path, name, found)
+        except OSError as error:
+            yield Skipped(path=child.path, reason=_reason(error))
+
+
+def _scan(path: str) -> list[os.DirEntry[str]]:
+    with os.scandir(path) as found:
+        return sorted(found, key=lambda child: child.name)
+
+
+def _make_excluder(source: Source) -> Callable[[str, bool], bool]:
+    """Return the test of a member name against the patterns, relative to the source's root."""
+    if not source.exclude:
+        return lambda _name, _is_directory: False
+    import pathspec  # 20 ms that a script without patterns need not spend
+
+    try:
+        spec = pathspec.GitIgnoreSpec.from_lines(source.exclude)
+    except ValueError as error:
+        raise UsageError(f"exclude pattern not understood: {error}") from error
+    start = len(source.prefix)
+    return lambda name, is_directory: spec.match_file(name[start:] + "/" * is_directory)
+
+
+def _is_left_empty(
+    source: Source, path: str, children: Iterable[os.DirEntry[str]], is_mount: bool
+) -> bool:
+    """Tell whether what is in a directory stays out of the archive, the directory itself not."""
+    if is_mount and source.one_file_system:
+        return True
+    names = {child.name for child in children}
+    if not names.isdisjoint(source.exclude_if_present):
+        return True
+    if not source.exclude_caches or "CACHEDIR.TAG" not in names:
+        return False
+    try:
+        with open(os.path.join(path, "CACHEDIR.TAG"), "rb", opener=_open_regular) as tag:
+            return tag.read(len(_CACHEDIR_SIGNATURE)) == _CACHEDIR_SIGNATURE
+    except OSError:
+        return False
+
+
+def _open_regular(path: str, flags: int) -> int:
+    """Open for reading without ever blocking on a FIFO or following a link put there since."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+
+
+def _reason(error: OSError) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "it vanished"
+    return error.strerror or str(error)
+
+
+class OpenedFile:
+    """A regular file that is being read; `entry` is it as it was when opened.
+
+    After reading, `changed` tells that it changed meanwhile, and `broken_off` why reading
+    stopped early. At most as many bytes as it had when opened are given, never more.
+    """
+
+    def __init__(self, entry: Entry, file: io.FileIO) -> None:
+        self.entry = entry
+        self.changed = False
+        self.broken_off: str | None = None
+        self._file = file
+
+    def read_whole(self) -> bytes:
+        """Return the content; a file that changed under us is read once more.
+
+        Raises UnreadableError.
+        """
+        data = self._read_settled()
+        if self.changed:
+            self.entry = _entry_of_opened(self.entry, self._file)
+            self._file.seek(0)
+            data = self._read_settled()
+        return data
+
+    def blocks(self) -> Iterator[bytes]:
+        """Yield the content in blocks of BLOCK_BYTES, as far as it can be read.
+
+        Raises UnreadableError where not even the first block can be.
+        """
+        done = 0
+        try:
+            for block in self._read_blocks(self.entry.size):
+                done += len(block)
+                yield block
+        except UnreadableError as error:
+            if not done:
+                raise
+            self.broken_off = f"truncated at {done}: {error}"
+        else:
+            self.changed = done < self.entry.size or self._has_changed()
+
+    def _read_blocks(self, size: int) -> Iterator[bytes]:
+        """Yield `size` bytes or what there is of them; one read may give less than asked for."""
+        while size:
+            try:
+                block = self._file.read(min(BLOCK_BYTES, size))
+            except OSError as error:
+                raise UnreadableError(_reason(error)) from error
+            if not block:
+                return
+            size -= len(block)
+            yield block
+
+    def _read_settled(self) -> bytes:
+        data = b"".join(self._read_blocks(self.entry.size))
+        self.changed = len(data) != self.entry.size or self._has_changed()
+        return data
+
+    def _has_changed(self) -> bool:
+        now = os.fstat(self._file.fileno())
+        before = (self.entry.size, self.entry.mtime_ns, self.entry.ctime_ns)
+        return (now.st_size, now.st_mtime_ns, now.st_ctime_ns) != before
+
+
+@contextmanager
+def open_file(entry: Entry) -> Iterator[OpenedFile]:
+    """Open a regular file for reading.
+
+    Raises UnreadableError where it cannot be opened or is no regular file any more.
+    """
+    try:
+        file = io.FileIO(entry.path, "rb", opener=_open_regular)
+    except OSError as error:
+        raise UnreadableError(_reason(error)) from error
+    with file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise UnreadableError("it is no regular file any more")
+        yield OpenedFile(_entry_of_opened(entry, file), file)
+
+
+def read_link(entry: Entry) -> bytes:
+    """Return the target of a symbolic link. Raises UnreadableError."""
+    try:
+        return os.fsencode(os.readlink(entry.path))
+    except OSError as error:
+        raise UnreadableError(_reason(error)) from error
+
+
+def _entry_of_opened(entry: Entry, file: io.FileIO) -> Entry:
+    return Entry.of(entry.path, entry.name, os.fstat(file.fileno()))
