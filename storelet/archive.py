@@ -14,7 +14,6 @@ sink raises ends the backup. What is not guaranteed: that two files were read at
 
 from __future__ import annotations
 
-import os
 import time
 import zlib
 from collections.abc import Iterator
@@ -27,10 +26,14 @@ from storelet.observer import Added, Event, Skipped, Truncated
 from storelet.source import BLOCK_BYTES, Entry, OpenedFile, UnreadableError, open_file, read_link
 from storelet.zipformat import ArchiveRecord, Member
 
-__all__ = ["ArchiveWriter", "Sink"]
+__all__ = ["ArchiveWriter", "Sink", "read_record"]
 
 WHOLE_BYTES = BLOCK_BYTES  # a file of this size is still read whole
-_NAME_BYTES = 0xFFFF  # APPNOTE 4.4.10: a member name's length has 16 bits
+# APPNOTE 4.4.10 and 4.4.11: a record's name and extra fields have 16 bits together, and a name
+# that is not UTF-8 stands among the latter once more.
+_NAME_BYTES = 0x7000
+
+_FIRST_HEADER_BYTES = 46 + 2 * 0x10000  # central header, APPNOTE 4.3.12: name and extra field
 
 
 class Sink(Protocol):
@@ -50,7 +53,7 @@ class ArchiveWriter:
         self._names = _Names()
         self._central = bytearray()
         self._count = 0
-        self._link_groups: dict[tuple[int, int], int] = {}
+        self._link_groups: dict[tuple[int, int, int], int] = {}
 
     def add(self, entry: Entry) -> Iterator[Event]:
         """Write an entry and yield what became of it, for files and symbolic links.
@@ -167,11 +170,28 @@ class ArchiveWriter:
         )
 
     def _link_group(self, entry: Entry) -> int:
-        """Give the files that several hard links lead to a number each; 0 to all others."""
+        """Give the files that several hard links lead to a number each; 0 to all others.
+
+        The ctime is in the key because inodes are used again: what one produced directory had
+        under a number, the next one may have for another file.
+        """
         if entry.is_directory or entry.links < 2:
             return 0
         groups = self._link_groups
-        return groups.setdefault((entry.device, entry.inode), len(groups) + 1)
+        return groups.setdefault((entry.device, entry.inode, entry.ctime_ns), len(groups) + 1)
+
+
+def read_record(entry: Entry) -> ArchiveRecord | None:
+    """Return what an archive in a file says of itself; None where it is none of Storelet's."""
+    try:
+        with open_file(entry) as file:
+            start = max(file.entry.size - zipformat.TAIL_BYTES, 0)
+            catalogue = zipformat.find_catalogue(file.read_at(start, zipformat.TAIL_BYTES))
+            if catalogue is None:
+                return None
+            return zipformat.read_archive_record(file.read_at(catalogue[0], _FIRST_HEADER_BYTES))
+    except UnreadableError:
+        return None
 
 
 class _Counted:
@@ -194,7 +214,10 @@ class _Counted:
 
 
 class _Names:
-    """The member names that are taken, and by what."""
+    """The member names that are taken, and by what.
+
+    They are compared as readers see them: two names that are not UTF-8 may look the same.
+    """
 
     def __init__(self) -> None:
         self._files: dict[str, str] = {}  # member name -> path
@@ -202,8 +225,8 @@ class _Names:
 
     def find_problem(self, entry: Entry) -> str | None:
         """Return why the entry cannot have its name; directories of one name merge."""
-        name = entry.name.rstrip("/")
-        if len(os.fsencode(name)) >= _NAME_BYTES // 3:  # as `%XX`, a byte takes three
+        name = zipformat.portable_name(entry.name.rstrip("/"))
+        if len(name.encode()) >= _NAME_BYTES:  # a directory's has a `/` more
             return "its path is too long for a zip"
         if not entry.is_directory and name in self._directories:
             return f"{name} is a directory in the archive; give another name="
@@ -216,7 +239,7 @@ class _Names:
 
     def take(self, entry: Entry) -> bool:
         """Take the name; returns whether it is new as a member."""
-        name = entry.name.rstrip("/")
+        name = zipformat.portable_name(entry.name.rstrip("/"))
         for parent in _parents(name):
             if parent in self._directories:
                 break

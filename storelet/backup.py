@@ -10,30 +10,31 @@ from __future__ import annotations
 import logging
 import os
 import re
-import shutil
 import socket
-import tempfile
+import stat
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
+from threading import Lock
 from types import TracebackType
-from typing import IO, Any
+from typing import Any
 
-from storelet.archive import ArchiveWriter
+from storelet.archive import ArchiveWriter, read_record
 from storelet.destination.contract import Destination
 from storelet.destination.directory import Directory
 from storelet.destination.s3 import S3
 from storelet.errors import ArchiveExistsError, StoreletError, UsageError
 from storelet.observer import Event, Passed, Saved, report
 from storelet.source import Entry, Source, find_file, never_include, walk
+from storelet.temporary import Spool, temporary_directory
 from storelet.zipformat import ArchiveRecord
 
 __all__ = ["NewDirectory", "ZipBackup"]
 
 _log = logging.getLogger("storelet")
 
-_COPY_BYTES = 1 << 20
+_NAME_BYTES = 255 - len("_YYYYMMDDhhmmss.zip")  # a file's name has 255 at most
 _NAMES_TRIED = 60  # seconds after now whose names may all be taken before we give up
 
 
@@ -44,15 +45,17 @@ class ZipBackup:
     """
 
     def __init__(self, name: str) -> None:
-        if not name or "/" in name or not name.isprintable():
+        if not name or "/" in name or not name.isprintable() or len(name.encode()) > _NAME_BYTES:
             raise UsageError(
                 f"not a name for a backup: {name!r}",
-                hint="give a name without `/`; prefix= puts archives under a path",
+                hint=f"give a name of at most {_NAME_BYTES} bytes, without `/`; prefix= puts "
+                "archives under a path",
             )
         self.name = name
+        self._lock = Lock()  # what several threads include must not get into each other
         self._record = ArchiveRecord(job=name, host=socket.gethostname(), started_ns=time.time_ns())
         self._own_archive = re.compile(rf"{re.escape(name)}_[0-9]{{14}}\.zip")
-        self._spool = _Spool()
+        self._spool = Spool()
         self._writer = ArchiveWriter(self._spool, self._record)
         self._is_whole = True
         self._is_saved = False
@@ -94,7 +97,7 @@ class ZipBackup:
         Raises SourceError where the directory is missing or cannot be read; what cannot be read
         beneath it is reported and the rest goes on.
         """
-        absolute = os.path.abspath(path)
+        absolute = _absolute(path)
         parts = [_check_member_name(name)] if name is not None else []
         if preserve_paths:
             parts.append(absolute.strip("/"))
@@ -108,14 +111,14 @@ class ZipBackup:
         )
         _log.debug("Walking %s", absolute)
         for found in walk(source):
-            self._include(found)
+            self._include(self._pass_own_archive(found))
 
     def include_file(self, path: str | os.PathLike[str], name: str | None = None) -> None:
         """Include one file, under its own name in the archive's root or as member `name`.
 
         Raises SourceError where it is missing or not a regular file.
         """
-        absolute = os.path.abspath(path)
+        absolute = _absolute(path)
         member = os.path.basename(absolute) if name is None else _check_member_name(name)
         self._include(find_file(absolute, member))
 
@@ -147,35 +150,56 @@ class ZipBackup:
         """Save the archive into a directory and return its URL. Raises DestinationError."""
         return self._save(Directory(path))
 
+    def _pass_own_archive(self, found: Entry | Event) -> Entry | Event:
+        """Pass over archives of this backup, or a destination inside a source doubles nightly.
+
+        They are known by their names and by their own records: nothing else is left out.
+        """
+        if not isinstance(found, Entry) or not stat.S_ISREG(found.mode):
+            return found
+        if not self._own_archive.fullmatch(os.path.basename(found.path)):
+            return found
+        record = read_record(found)
+        if record is None or record.job != self.name:
+            return found
+        return Passed(path=found.path, reason="it is an archive of this backup")
+
     def _include(self, found: Entry | Event) -> None:
         if not isinstance(found, Entry):
             report(found)
-        elif self._own_archive.fullmatch(os.path.basename(found.path)):
-            # Else a destination inside a source would double the archive every night.
-            report(Passed(path=found.path, reason="it is an archive of this backup"))
-        else:
+            return
+        with self._lock:
+            self._require_whole()
             self._is_whole = False  # until the member is: a script may catch what ends it halfway
             for event in self._writer.add(found):
                 report(event)
             self._is_whole = True
 
-    def _save(self, destination: Destination) -> str:
-        """Send the archive under the first free name from this second on."""
+    def _require_whole(self) -> None:
+        """Raise where nothing more may be done with the archive."""
+        if self._spool.is_closed:
+            raise UsageError(
+                f"backup {self.name} has ended", hint="include and save inside its with block"
+            )
         if not self._is_whole:
             raise StoreletError(
-                f"backup {self.name} broke off in the middle of a file and cannot be saved",
+                f"backup {self.name} broke off in the middle of a file and cannot go on",
                 hint="see the error before this one",
             )
-        tail = self._writer.central_directory()
+
+    def _save(self, destination: Destination) -> str:
+        """Send the archive under the first free name from this second on."""
+        with self._lock:
+            self._require_whole()
+            size, tail = self._writer.offset, self._writer.central_directory()
         for name in self._archive_names():
             try:
-                url = self._send(destination, name, tail)
+                url = self._send(destination, name, size, tail)
             except ArchiveExistsError:
                 _log.debug("%s is taken in %s", name, destination)
                 continue
             self._is_saved = True
-            size = self._writer.offset + len(tail)
-            report(Saved(url=url, destination=str(destination), bytes=size))
+            report(Saved(url=url, destination=str(destination), bytes=size + len(tail)))
             return url
         raise ArchiveExistsError(
             f"the names of the next {_NAMES_TRIED} s are all taken in {destination}",
@@ -188,10 +212,10 @@ class ZipBackup:
             stamp = now + timedelta(seconds=seconds)
             yield f"{self.name}_{stamp:%Y%m%d%H%M%S}.zip"
 
-    def _send(self, destination: Destination, name: str, tail: bytes) -> str:
+    def _send(self, destination: Destination, name: str, size: int, tail: bytes) -> str:
         upload = destination.open_upload(name, self._metadata())
         try:
-            for piece in self._spool.read():
+            for piece in self._spool.read(size):
                 upload.write(piece)
             upload.write(tail)
             return upload.commit()
@@ -227,13 +251,8 @@ class NewDirectory:
 
     def __enter__(self) -> NewDirectory:
         """Make the directory, for its owner alone."""
-        try:
-            self.path = tempfile.mkdtemp(prefix="storelet-")
-        except OSError as error:
-            raise _explain_temporary(error) from error
-        self._cleanup.callback(_remove_tree, self.path)
+        self.path = self._cleanup.enter_context(temporary_directory())
         self._cleanup.enter_context(never_include(self.path))
-        _log.debug("Made temporary directory %s", self.path)
         return self
 
     def __exit__(
@@ -248,36 +267,11 @@ class NewDirectory:
                 self._backup.include_directory(self.path, name=self.name)
 
 
-class _Spool:
-    """The archive in a temporary file without a name; a sink that can be read again."""
-
-    def __init__(self) -> None:
-        try:
-            self._file: IO[bytes] = tempfile.TemporaryFile(  # noqa: SIM115 - closed by close()
-                prefix="storelet-", buffering=0
-            )
-        except OSError as error:
-            raise _explain_temporary(error) from error
-        self._descriptor = self._file.fileno()
-        _log.debug("Made a temporary archive in %s", tempfile.gettempdir())
-
-    def write(self, data: bytes) -> None:
-        view = memoryview(data)
-        try:
-            while view:
-                view = view[os.write(self._descriptor, view) :]
-        except OSError as error:
-            raise _explain_temporary(error) from error
-
-    def read(self) -> Iterator[bytes]:
-        """Yield all that was written; more may be written afterwards."""
-        offset = 0
-        while piece := os.pread(self._descriptor, _COPY_BYTES, offset):
-            offset += len(piece)
-            yield piece
-
-    def close(self) -> None:
-        self._file.close()
+def _absolute(path: str | os.PathLike[str]) -> str:
+    """Return a path from the root; an empty one is a variable not set, not the directory here."""
+    if not os.fspath(path):
+        raise UsageError("the path is empty", hint="give `.` for the current directory")
+    return os.path.abspath(path)
 
 
 def _check_member_name(name: str) -> str:
@@ -309,24 +303,3 @@ def _strings(values: Iterable[str], argument: str) -> tuple[str, ...]:
 
 def _ascii(text: str) -> str:
     return text.encode("ascii", "backslashreplace").decode()
-
-
-def _remove_tree(path: str) -> None:
-    """Remove a directory, also where what filled it took permissions away."""
-    try:
-        for directory, names, _files in os.walk(path):
-            for name in names:
-                child = os.path.join(directory, name)
-                if not os.path.islink(child):
-                    os.chmod(child, 0o700)
-        shutil.rmtree(path)
-    except OSError as error:
-        _log.warning("Could not remove temporary directory %s: %s", path, error)
-
-
-def _explain_temporary(error: OSError) -> StoreletError:
-    directory = tempfile.gettempdir()
-    return StoreletError(
-        f"cannot write temporary files in {directory}: {error.strerror}",
-        hint="set TMPDIR to a directory with enough room",
-    )

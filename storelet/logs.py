@@ -29,3 +29,6 @@ def setup_logging(**kwargs: Any) -> None:
     if not options.keys() & {"stream", "filename", "handlers"}:
         options["stream"] = sys.stdout
     logging.basicConfig(**options)
+    boto = logging.getLogger("botocore")
+    if logging.root.level < logging.INFO and boto.level == logging.NOTSET:
+        boto.setLevel(logging.INFO)  # below, it logs session tokens and signatures

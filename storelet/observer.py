@@ -34,7 +34,7 @@ _files_log = logging.getLogger("storelet.files")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Added:
-    """A file, symbolic link or empty directory became a member."""
+    """A file or symbolic link became a member; directories are silent."""
 
     path: str  # where it was read, as given to the operating system
     member: str  # its name in the archive
@@ -113,7 +113,7 @@ def _log_event(event: Event) -> None:
         case Passed(path=path, reason=reason):
             _log.info("Passed over %s: %s", _printable(path), reason)
         case Saved(url=url, destination=destination, bytes=size):
-            _log.info("Saved %s to %s (%d bytes)", url, destination, size)
+            _log.info("Saved %s to %s (%d bytes)", _printable(url), _printable(destination), size)
 
 
 def _printable(text: str) -> str:

@@ -9,8 +9,10 @@ Member names are made here; whether a name is free is the archive's matter.
 
 from __future__ import annotations
 
+import errno
 import io
 import os
+import re
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -219,7 +221,7 @@ def _make_excluder(source: Source) -> Callable[[str, bool], bool]:
 
     try:
         spec = pathspec.GitIgnoreSpec.from_lines(source.exclude)
-    except ValueError as error:
+    except (ValueError, re.error) as error:
         raise UsageError(f"exclude pattern not understood: {error}") from error
     start = len(source.prefix)
     return lambda name, is_directory: spec.match_file(name[start:] + "/" * is_directory)
@@ -251,6 +253,8 @@ def _open_regular(path: str, flags: int) -> int:
 def _reason(error: OSError) -> str:
     if isinstance(error, FileNotFoundError):
         return "it vanished"
+    if error.errno == errno.ELOOP:  # open(2), O_NOFOLLOW
+        return "it is a symbolic link now"
     return error.strerror or str(error)
 
 
@@ -258,7 +262,7 @@ class OpenedFile:
     """A regular file that is being read; `entry` is it as it was when opened.
 
     After reading, `changed` tells that it changed meanwhile, and `broken_off` why reading
-    stopped early. At most as many bytes as it had when opened are given, never more.
+    stopped early.
     """
 
     def __init__(self, entry: Entry, file: io.FileIO) -> None:
@@ -270,6 +274,7 @@ class OpenedFile:
     def read_whole(self) -> bytes:
         """Return the content; a file that changed under us is read once more.
 
+        Of one that grows past BLOCK_BYTES meanwhile only the beginning is given.
         Raises UnreadableError.
         """
         data = self._read_settled()
@@ -282,6 +287,7 @@ class OpenedFile:
     def blocks(self) -> Iterator[bytes]:
         """Yield the content in blocks of BLOCK_BYTES, as far as it can be read.
 
+        At most as many bytes as it had when opened are given, never more.
         Raises UnreadableError where not even the first block can be.
         """
         done = 0
@@ -296,20 +302,32 @@ class OpenedFile:
         else:
             self.changed = done < self.entry.size or self._has_changed()
 
+    def read_at(self, offset: int, size: int) -> bytes:
+        """Return `size` bytes from `offset` on, or what there is. Raises UnreadableError."""
+        try:
+            return os.pread(self._file.fileno(), size, offset)
+        except (OSError, OverflowError) as error:  # an offset that no file has
+            raise UnreadableError(str(error)) from error
+
     def _read_blocks(self, size: int) -> Iterator[bytes]:
         """Yield `size` bytes or what there is of them; one read may give less than asked for."""
-        while size:
+        while size > 0:
             try:
                 block = self._file.read(min(BLOCK_BYTES, size))
             except OSError as error:
                 raise UnreadableError(_reason(error)) from error
+            if block is None:  # EAGAIN: the kernel has logs that look like regular files
+                raise UnreadableError("reading it would block")
             if not block:
                 return
             size -= len(block)
             yield block
 
     def _read_settled(self) -> bytes:
-        data = b"".join(self._read_blocks(self.entry.size))
+        expected = min(self.entry.size, BLOCK_BYTES)
+        data = b"".join(self._read_blocks(expected + 1))
+        if len(data) > expected:  # it grew, or its size is a lie: /proc and some FUSE say 0
+            data += b"".join(self._read_blocks(BLOCK_BYTES - len(data)))
         self.changed = len(data) != self.entry.size or self._has_changed()
         return data
 

@@ -24,15 +24,18 @@ __all__ = [
     "DEFLATED",
     "PRIVATE_ID",
     "STORED",
+    "TAIL_BYTES",
     "TRUNCATED",
     "ArchiveRecord",
     "Member",
     "central_header",
     "data_descriptor",
     "end_records",
+    "find_catalogue",
     "local_header",
     "needs_zip64",
     "portable_name",
+    "read_archive_record",
 ]
 
 STORED = 0
@@ -46,6 +49,7 @@ _HAS_ARCHIVE_RECORD = 8
 
 PRIVATE_ID = 0x6C53  # "Sl" in the file; not in APPNOTE's list of known identifiers
 _PRIVATE_VERSION = 1
+_PRIVATE = struct.Struct("<BBLqqQQq")
 
 _UINT16 = 0xFFFF
 _UINT32 = 0xFFFFFFFF
@@ -214,6 +218,55 @@ def end_records(count: int, size: int, offset: int) -> bytes:
     )
 
 
+TAIL_BYTES = 22 + 20 + 56  # of an archive of ours: the end records, which have no comment
+
+
+def find_catalogue(tail: bytes) -> tuple[int, int] | None:
+    """Return offset and size of the catalogue from an archive's last TAIL_BYTES.
+
+    None where they are not the end of an archive of ours.
+    """
+    if len(tail) < 22 or tail[-22:-18] != b"PK\x05\x06":
+        return None
+    size, offset = struct.unpack_from("<LL", tail, len(tail) - 10)
+    if _UINT32 in (size, offset) and tail[:4] == b"PK\x06\x06":
+        size, offset = struct.unpack_from("<QQ", tail, 40)
+    return offset, size
+
+
+def read_archive_record(catalogue: bytes) -> ArchiveRecord | None:
+    """Return what the archive says of itself in its first central header, if it is one of ours."""
+    if catalogue[:4] != b"PK\x01\x02" or len(catalogue) < 46:
+        return None
+    name_length, extra_length = struct.unpack_from("<HH", catalogue, 28)
+    extra = catalogue[46 + name_length : 46 + name_length + extra_length]
+    while len(extra) >= 4:
+        identifier, length = struct.unpack_from("<HH", extra)
+        if identifier == PRIVATE_ID:
+            return _read_record_of(extra[4 : 4 + length])
+        extra = extra[4 + length :]
+    return None
+
+
+def _read_record_of(private: bytes) -> ArchiveRecord | None:
+    """Return the archive's record from a private field that has one."""
+    try:
+        version, flags = struct.unpack_from("<BB", private)
+        if version != _PRIVATE_VERSION or not flags & _HAS_ARCHIVE_RECORD:
+            return None
+        rest = private[_PRIVATE.size :]
+        if flags & _HAS_RAW_NAME:
+            _, rest = _uncount(rest)
+        (started_ns,) = struct.unpack_from("<q", rest)
+        job, rest = _uncount(rest[8:])
+        host, rest = _uncount(rest)
+    except struct.error:  # it looks like ours and is not
+        return None
+    return ArchiveRecord(
+        job=job.decode(errors="replace"), host=host.decode(errors="replace"), started_ns=started_ns
+    )
+
+
 def _version_needed(member: Member, *, zip64: bool) -> int:
     """APPNOTE 4.4.3.2: 4.5 for zip64, 2.0 for deflate and directories, else 1.0."""
     if zip64:
@@ -243,9 +296,12 @@ def _dos_time(mtime_ns: int) -> tuple[int, int]:
 
 
 def _times_field(member: Member) -> bytes:
-    """Info-ZIP's extended timestamp: flags (1: mtime), then signed seconds, where they fit."""
+    """Info-ZIP's extended timestamp: flags (1: mtime), then signed seconds, where they fit.
+
+    Not before 1970: 7-Zip and libarchive read them unsigned, and 1960 became 2096.
+    """
     seconds = member.mtime_ns // 1_000_000_000
-    if not -(1 << 31) <= seconds < 1 << 31:
+    if not 0 <= seconds < 1 << 31:
         return b""
     return struct.pack("<HHBl", 0x5455, 5, 1, seconds)
 
@@ -275,13 +331,12 @@ def _private_field(member: Member, archive: ArchiveRecord | None) -> bytes:
             + _counted(archive.host.encode(errors="replace"))
         )
     body = (
-        struct.pack(
-            "<BBLqqQQq",
+        _PRIVATE.pack(
             _PRIVATE_VERSION,
             flags,
             member.link_group,
-            member.mtime_ns,
-            member.ctime_ns,
+            _int64(member.mtime_ns),
+            _int64(member.ctime_ns),
             member.inode,
             member.source_size,
             member.read_at,
@@ -292,5 +347,16 @@ def _private_field(member: Member, archive: ArchiveRecord | None) -> bytes:
     return struct.pack("<HH", PRIVATE_ID, len(body)) + body
 
 
+def _int64(ns: int) -> int:
+    """Return a time as the field can hold it, up to the year 2262; file systems go further."""
+    return max(-(1 << 63), min(ns, (1 << 63) - 1))
+
+
 def _counted(data: bytes) -> bytes:
     return struct.pack("<H", len(data)) + data
+
+
+def _uncount(data: bytes) -> tuple[bytes, bytes]:
+    """Return what `_counted` packed, and the rest. Raises struct.error."""
+    (length,) = struct.unpack_from("<H", data)
+    return data[2 : 2 + length], data[2 + length :]

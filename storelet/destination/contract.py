@@ -13,7 +13,10 @@ __all__ = ["Destination", "Upload"]
 
 
 class Upload(Protocol):
-    """One archive on its way. All methods raise DestinationError and nothing else."""
+    """One archive on its way.
+
+    All methods raise DestinationError, or UsageError where an option cannot be; nothing else.
+    """
 
     def write(self, data: bytes) -> None:
         """Append `data`, all of it."""

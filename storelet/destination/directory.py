@@ -10,8 +10,10 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import shlex
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from storelet.errors import (
@@ -19,6 +21,7 @@ from storelet.errors import (
     DestinationError,
     DestinationMissingError,
     PermissionDeniedError,
+    UsageError,
 )
 
 __all__ = ["Directory"]
@@ -26,12 +29,21 @@ __all__ = ["Directory"]
 _log = logging.getLogger("storelet")
 
 _UNSUPPORTED = {errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL}
+# What link(2) says where there are no hard links: vfat and FUSE, CIFS, again FUSE.
+_NO_LINKS = {errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOSYS}
+# What a directory says that cannot be synced: by its mode (`-wx`), or by its file system.
+_NO_SYNC = {errno.EACCES, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS}
 
 
 class Directory:
     """Keeps archives in a directory, readable by their owner alone."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
+        if not os.fspath(path):
+            raise UsageError(
+                "the path of the directory to save to is empty",
+                hint="give `.` for the current directory",
+            )
         self.path = os.path.abspath(path)
 
     def __str__(self) -> str:
@@ -40,11 +52,6 @@ class Directory:
 
     def open_upload(self, name: str, metadata: Mapping[str, str]) -> _DirectoryUpload:
         """See the contract; a directory keeps no metadata, the archive has it inside."""
-        if not os.path.isdir(self.path):
-            raise DestinationMissingError(
-                f"no such directory: {self.path}",
-                hint=f"is it mounted? to make it: mkdir -p {self.path}",
-            )
         if os.path.lexists(os.path.join(self.path, name)):
             raise ArchiveExistsError(f"{name} exists in {self}")
         return _DirectoryUpload(self, name)
@@ -80,9 +87,10 @@ class _DirectoryUpload:
         return Path(self._target).as_uri()
 
     def abort(self) -> None:
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            with suppress(OSError):  # what was synced is safe, the rest is not wanted
+                os.close(descriptor)
         if self._temporary is not None:
             try:
                 os.unlink(self._temporary)
@@ -92,8 +100,9 @@ class _DirectoryUpload:
 
     def _open(self) -> int:
         try:
-            flags = os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC
-            return os.open(self._directory.path, flags, mode=0o600)
+            if os.path.isdir("/proc/self/fd"):  # by which it gets its name in the end
+                flags = os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC
+                return os.open(self._directory.path, flags, mode=0o600)
         except OSError as error:
             if error.errno not in _UNSUPPORTED:
                 raise
@@ -112,7 +121,9 @@ class _DirectoryUpload:
             return
         try:
             os.link(self._temporary, self._target)
-        except PermissionError:  # a file system without hard links says EPERM, link(2)
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
             if os.path.lexists(self._target):
                 raise FileExistsError(errno.EEXIST, "exists", self._target) from None
             os.rename(self._temporary, self._target)
@@ -120,11 +131,17 @@ class _DirectoryUpload:
 
 
 def _sync_directory(path: str) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    """Make a new name outlast a power cut, where that can be asked for."""
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_SYNC:
+            raise
+        _log.debug("Could not sync %s: %s", path, error.strerror)
 
 
 def _explain(error: OSError, directory: Directory) -> DestinationError:
@@ -134,11 +151,22 @@ def _explain(error: OSError, directory: Directory) -> DestinationError:
         case errno.EEXIST:
             return ArchiveExistsError(f"the name is taken in {directory}")
         case errno.ENOENT:
-            return DestinationMissingError(f"{directory} is gone", hint="is it still mounted?")
+            return DestinationMissingError(
+                f"no such directory: {directory.path}",
+                hint=f"is it mounted? to make it: mkdir -p {shlex.quote(directory.path)}",
+            )
+        case errno.ENOTDIR:
+            return DestinationMissingError(
+                f"not a directory: {directory.path}", hint="archives are kept in a directory"
+            )
+        case errno.EFBIG:
+            return DestinationError(
+                message, hint="its file system, or ulimit -f, allows no file that large"
+            )
         case errno.ENOSPC | errno.EDQUOT:
             return DestinationError(message, hint="make room there or choose another directory")
         case errno.EACCES | errno.EPERM:
-            return PermissionDeniedError(message, hint=f"see: ls -ld {directory.path}")
+            return PermissionDeniedError(message, hint=f"see: ls -ld {shlex.quote(directory.path)}")
         case errno.EROFS:
             return PermissionDeniedError(
                 message,

@@ -21,18 +21,18 @@ from storelet.destination.s3errors import (
     is_taken,
     translating,
 )
-from storelet.errors import ArchiveExistsError, DestinationError, UsageError
+from storelet.errors import ArchiveExistsError, StoreletError, UsageError
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_s3.type_defs import CompletedPartTypeDef
 
-__all__ = ["S3"]
+__all__ = ["PART_BYTES", "S3", "part_bytes"]
 
 _log = logging.getLogger("storelet")
 
 PART_BYTES = 8 << 20  # S3 wants 5 MiB at least of every part but the last
-_PARTS_PER_SIZE = 1_000  # then parts double, so that the allowed 10,000 reach 8 TiB
+_PARTS_PER_SIZE = 1_000  # then parts double, so that the allowed 10,000 reach 8 TB
 _OWN_ID = "storelet-upload"  # metadata key: which upload made this object
 
 # Of `upload`, what every request about one object must repeat (S3 API reference, UploadPart).
@@ -45,6 +45,8 @@ _REPEATED = frozenset(
         "SSECustomerKeyMD5",
     }
 )
+# Of `upload`, what is not for its giver to say.
+_OURS = frozenset({"Body", "Bucket", "ChecksumAlgorithm", "IfMatch", "IfNoneMatch", "Key"})
 
 
 class S3:
@@ -67,6 +69,11 @@ class S3:
         self.bucket = bucket
         self.prefix = prefix
         self._upload_options = dict(upload or {})
+        if ours := sorted(_OURS & self._upload_options.keys()):
+            raise UsageError(
+                f"bucket {bucket}: upload holds what Storelet says itself: {', '.join(ours)}",
+                hint="leave it out",
+            )
         self._client_options = client_options
         if access_key is not None:
             self._client_options["aws_access_key_id"] = access_key
@@ -135,7 +142,7 @@ class _S3Upload:
 
     def write(self, data: bytes) -> None:
         self._buffer += data
-        while len(self._buffer) >= (size := self._part_bytes()):
+        while len(self._buffer) >= (size := part_bytes(len(self._parts) + 1)):
             self._send_part(bytes(self._buffer[:size]))
             del self._buffer[:size]
 
@@ -156,12 +163,9 @@ class _S3Upload:
                 self._client.abort_multipart_upload(
                     **self._target, UploadId=upload_id, **self._owner()
                 )
-        except DestinationError as error:
+        except StoreletError as error:
             if not is_missing(error.__cause__):
                 _log.warning("Could not abort the upload of %s: %s", self._target["Key"], error)
-
-    def _part_bytes(self) -> int:
-        return PART_BYTES << len(self._parts) // _PARTS_PER_SIZE
 
     def _owner(self) -> dict[str, Any]:
         """Options that abort and complete know too."""
@@ -189,18 +193,32 @@ class _S3Upload:
         self._parts.append(part)
 
     def _finish_once(self) -> None:
-        """Finish under the condition that the name is free, where the store knows conditions."""
+        """Finish where the name is free; that a lost answer hid our success is no failure."""
         from botocore.exceptions import BotoCoreError, ClientError
+
+        bucket, key = self._target["Bucket"], self._target["Key"]
+        if _is_there(self._client, bucket, key, self._repeated):
+            # Once more, because some stores ignore the condition (radosgw 16.2, JuiceFS).
+            raise ArchiveExistsError(f"{key} is taken in bucket {bucket}")
+        try:
+            self._finish_if_free()
+        except (BotoCoreError, ClientError) as error:
+            if self._is_ours():
+                return
+            if is_taken(error):
+                raise ArchiveExistsError(f"{key} is taken in bucket {bucket}") from error
+            raise
+
+    def _finish_if_free(self) -> None:
+        """Make the free name a condition, where the store knows conditions."""
+        from botocore.exceptions import ClientError
 
         try:
             self._finish({"IfNoneMatch": "*"})
-        except (BotoCoreError, ClientError) as error:
-            if is_condition_unknown(error):
-                self._finish({})
-            elif not self._is_ours():
-                if is_taken(error):
-                    raise ArchiveExistsError(f"{self._target['Key']} is taken") from error
+        except ClientError as error:
+            if not is_condition_unknown(error):
                 raise
+            self._finish({})
 
     def _finish(self, condition: dict[str, Any]) -> None:
         if self._upload_id is None:
@@ -227,14 +245,19 @@ class _S3Upload:
         return head["Metadata"].get(_OWN_ID) == self._own_id
 
 
+def part_bytes(number: int) -> int:
+    """Return how large part `number`, from 1 on, of an upload is, unless it is the last."""
+    return PART_BYTES << (number - 1) // _PARTS_PER_SIZE
+
+
 def _is_there(client: S3Client, bucket: str, key: str, options: Mapping[str, Any]) -> bool:
-    """Ask by HEAD; where the key may not ask, leave it to the upload's own condition."""
+    """Ask by HEAD; what an answer without a body does not explain is left to the upload."""
     from botocore.exceptions import ClientError
 
     try:
         client.head_object(Bucket=bucket, Key=key, **options)
     except ClientError as error:
-        if code_of(error) in {"404", "403", "NoSuchKey", "AccessDenied", "405"}:
+        if code_of(error) in {"400", "403", "404", "405", "AccessDenied", "NoSuchKey"}:
             return False
         raise
     return True

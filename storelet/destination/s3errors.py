@@ -69,7 +69,8 @@ def translating(bucket: str) -> Iterator[None]:
         translated = _translate(error, bucket)
         if translated is None:
             raise
-        raise translated from error
+        # What boto3 says of a wrong call may hold the call's secrets; what we say is enough.
+        raise translated from (None if isinstance(translated, UsageError) else error)
 
 
 def _translate(error: Exception, bucket: str) -> StoreletError | None:
@@ -87,11 +88,18 @@ def _translate(error: Exception, bucket: str) -> StoreletError | None:
             )
         case boto.ProfileNotFound() | boto.CredentialRetrievalError() | boto.TokenRetrievalError():
             return CredentialsError(f"no key for bucket {bucket}: {error}")
-        case (
-            boto.EndpointConnectionError()
-            | boto.ConnectTimeoutError()
-            | boto.ProxyConnectionError()
-        ):
+        case boto.HTTPClientError() if "Invalid header value" in str(error):
+            # http.client shows the value, which may be a session token.
+            return UsageError(
+                f"a key or option for bucket {bucket} holds a character that HTTP cannot carry",
+                hint="is there a line end in it?",
+            )
+        case boto.SSLError():
+            return DestinationError(
+                f"cannot reach bucket {bucket}: {error}",
+                hint="is endpoint_url right, and signed by whom? verify= names a CA file",
+            )
+        case boto.ConnectionError() | boto.HTTPClientError():
             return DestinationError(
                 f"cannot reach bucket {bucket}: {error}",
                 hint="check the network and endpoint_url",
@@ -100,9 +108,9 @@ def _translate(error: Exception, bucket: str) -> StoreletError | None:
             return UsageError(f"no region for bucket {bucket}", hint="give region_name")
         case boto.ParamValidationError() | boto.UnknownSignatureVersionError():
             # The value may be a key (SSECustomerKey): name the parameter only.
-            said = re.sub(r"value: .*?, type", "type", " ".join(str(error).split()))
+            said = re.sub(r"value: .*?(?=, type|$)", "its value", " ".join(str(error).split()))
             return UsageError(f"bucket {bucket}: {said}")
-        case boto.BotoCoreError() | boto.HTTPClientError() | Boto3Error():
+        case boto.BotoCoreError() | Boto3Error():
             return DestinationError(f"bucket {bucket}: {error}")
         case _:
             return None

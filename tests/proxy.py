@@ -1,0 +1,165 @@
+"""An S3 that misbehaves as told: in front of a real one, or all by itself."""
+
+from __future__ import annotations
+
+import http.client
+import socket
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+__all__ = ["Answer", "Proxy", "Request", "error_answer"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """A request as it came in."""
+
+    method: str
+    path: str
+    query: Mapping[str, list[str]]
+    headers: dict[str, str]  # names in lower case
+    body: bytes
+
+    @property
+    def action(self) -> str:
+        """What S3's API calls it, as far as Storelet calls it."""
+        match self.method, sorted(set(self.query) & {"uploadId", "uploads"}):
+            case "POST", ["uploads"]:
+                return "CreateMultipartUpload"
+            case "PUT", ["uploadId"]:
+                return "UploadPart"
+            case "POST", ["uploadId"]:
+                return "CompleteMultipartUpload"
+            case "DELETE", ["uploadId"]:
+                return "AbortMultipartUpload"
+            case "PUT", []:
+                return "PutObject"
+            case "HEAD", []:
+                return "HeadObject"
+        return f"{self.method} {self.path}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What is answered."""
+
+    status: int
+    body: bytes = b""
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+Script = Callable[[Request], "Answer | str | None"]
+
+
+def error_answer(status: int, code: str, message: str = "because") -> Answer:
+    """Answer an error as S3 does."""
+    body = f"<Error><Code>{code}</Code><Message>{message}</Message></Error>"
+    return Answer(status=status, body=body.encode())
+
+
+class Proxy:
+    """Answers as `script` says to each request: an `Answer`, or None to ask the S3 behind it.
+
+    "lose" asks it and loses the answer; "hang" neither asks nor answers until the end. A script
+    may change the request's headers. Use it as a context manager.
+    """
+
+    def __init__(self, behind: str | None = None, script: Script = lambda _request: None) -> None:
+        self.script = script
+        self.requests: list[Request] = []
+        self._behind = urlsplit(behind).netloc if behind else None
+        self._ended = threading.Event()
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._make_handler())
+        self._thread = threading.Thread(target=self._server.serve_forever, args=[0.02])
+        self.endpoint = f"http://127.0.0.1:{self._server.server_port}"
+
+    def __enter__(self) -> Proxy:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._ended.set()
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    @property
+    def actions(self) -> list[str]:
+        """What was asked for, in order."""
+        return [request.action for request in self.requests]
+
+    def answer(self, request: Request) -> Answer | None:
+        """Answer a request; None: not at all."""
+        self.requests.append(request)
+        said = self.script(request)
+        if said == "hang":
+            self._ended.wait(60)
+            return None
+        if isinstance(said, Answer):
+            return said
+        answer = self._ask(request)
+        return None if said == "lose" else answer
+
+    def _ask(self, request: Request) -> Answer:
+        assert self._behind, f"nothing to ask about {request}"
+        connection = http.client.HTTPConnection(self._behind, timeout=30)
+        passed = {k: v for k, v in request.headers.items() if k not in ("host", "expect")}
+        try:
+            connection.request(request.method, request.path, request.body or None, passed)
+            got = connection.getresponse()
+            return Answer(status=got.status, body=got.read(), headers=dict(got.getheaders()))
+        finally:
+            connection.close()
+
+    def _make_handler(proxy: Proxy) -> type[BaseHTTPRequestHandler]:  # noqa: N805
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def handle_one_request(self) -> None:
+                try:
+                    super().handle_one_request()
+                except OSError:  # the client went away
+                    self.close_connection = True
+
+            def _serve(self) -> None:
+                length = int(self.headers.get("Content-Length") or 0)
+                answer = proxy.answer(
+                    Request(
+                        method=self.command,
+                        path=self.path,
+                        query=parse_qs(urlsplit(self.path).query, keep_blank_values=True),
+                        headers={k.lower(): v for k, v in self.headers.items()},
+                        body=self.rfile.read(length),
+                    )
+                )
+                if answer is None:
+                    self.close_connection = True
+                    self.connection.shutdown(socket.SHUT_RDWR)
+                    return
+                self.send_response(answer.status)
+                for name, value in answer.headers.items():
+                    if name.lower() not in ("content-length", "date", "server", "connection"):
+                        self.send_header(name, value)
+                is_head = self.command == "HEAD"
+                size = answer.headers.get("Content-Length") if is_head else None
+                self.send_header("Content-Length", size or str(len(answer.body)))
+                self.end_headers()
+                if not is_head:
+                    self.wfile.write(answer.body)
+
+            do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = _serve  # noqa: N815
+
+            def log_message(self, *_arguments: Any) -> None:
+                """Say nothing."""
+
+        return Handler
