@@ -1,0 +1,133 @@
+"""What the control socket answers: the daemon's things as JSON.
+
+Times are ISO 8601 in the machine's zone, with offset.
+"""
+
+from __future__ import annotations
+
+import logging
+from datetime import datetime
+from typing import Any
+
+from storelet import StoreletError
+from storeletd.daemon import Daemon
+from storeletd.events import Logged, Progress, SavedArchive
+from storeletd.history import Run
+from storeletd.jobs import Job
+from storeletd.run import Message
+
+__all__ = [
+    "NoSuchRunError",
+    "describe_job",
+    "describe_message",
+    "describe_problems",
+    "describe_run",
+    "describe_run_whole",
+]
+
+
+class NoSuchRunError(StoreletError):
+    """There is no run of that number."""
+
+    exit_code = 4
+
+
+def describe_run(run: Run) -> dict[str, Any]:
+    """Return a run as JSON."""
+    due = run.due
+    return {
+        "id": run.id,
+        "job": run.job,
+        "kind": run.kind,
+        "cause": run.cause,
+        "state": run.state,
+        "outcome": run.outcome,
+        "exit_code": run.exit_code,
+        "due": due and {"first": _iso(due.first), "last": _iso(due.last), "count": due.count},
+        "queued_at": _iso(run.queued_at),
+        "begun_at": _iso(run.begun_at),
+        "finished_at": _iso(run.finished_at),
+        "message": run.message,
+        "hint": run.hint,
+        "files": run.files,
+        "bytes_read": run.bytes_read,
+        "skipped": run.skipped,
+        "archives": [_describe_archive(each) for each in run.archives],
+        "collided_with": run.collided_with,
+    }
+
+
+def describe_run_whole(daemon: Daemon, run_id: int) -> dict[str, Any]:
+    """Return a run with its skipped entries and last lines. Raises NoSuchRunError."""
+    active = daemon.runner.find(run_id)
+    run = active or daemon.history.run(run_id)
+    if run is None:
+        raise NoSuchRunError(f"no such run: {run_id}", hint="storeletctl history")
+    skipped = daemon.history.skipped_entries(run_id)
+    lines = daemon.runner.lines(run_id) if active else daemon.history.output(run_id)
+    return {
+        **describe_run(run),
+        "skipped_entries": [{"path": each.path, "reason": each.reason} for each in skipped],
+        "output": list(lines),
+    }
+
+
+def describe_job(daemon: Daemon, job: Job) -> dict[str, Any]:
+    """Return a job with how it stands."""
+    active = daemon.runner.active(job.name)
+    problems = [str(each) for each in daemon.problems if each.file == job.path]
+    history = daemon.history
+    last_run = active[0] if active else history.last_run(job.name)
+    last_finished = history.last_finished(job.name)
+    last_success = history.last_success(job.name)
+    last_saved = history.last_saved(job.name)
+    state = active[0].state if active else "broken" if problems else "idle"
+    return {
+        "name": job.name,
+        "path": job.path,
+        "language": job.language,
+        "state": state,
+        "schedule": list(job.settings.schedule.texts),
+        "timezone": str(job.settings.timezone),
+        "next_due": _iso(daemon.next_due(job)),
+        "problem": "\n".join(problems) or None,
+        "last_run": last_run and describe_run(last_run),
+        "last_finished": last_finished and describe_run(last_finished),
+        "last_archive": last_saved and _describe_archive(last_saved.archives[-1]),
+        "last_success": last_success and _iso(last_success.finished_at),
+    }
+
+
+def describe_problems(daemon: Daemon) -> list[dict[str, Any]]:
+    """Return what is wrong with job files now, and whether an older version is loaded."""
+    loaded = {job.path for job in daemon.jobs.values()}
+    return [
+        {
+            "file": each.file,
+            "line": each.line,
+            "key": each.key,
+            "message": each.message,
+            "hint": each.hint,
+            "loaded": each.file in loaded,
+        }
+        for each in daemon.problems
+    ]
+
+
+def describe_message(message: Message) -> dict[str, Any]:
+    """Return what a follower of a run gets."""
+    match message.data:
+        case Run():
+            return describe_run(message.data)
+        case Logged(level=level, message=text):
+            return {"level": logging.getLevelName(level), "message": text}
+        case Progress(files=files, bytes_read=size, skipped=skipped, current=current):
+            return {"files": files, "bytes_read": size, "skipped": skipped, "current": current}
+
+
+def _describe_archive(archive: SavedArchive) -> dict[str, Any]:
+    return {"url": archive.url, "bytes": archive.bytes}
+
+
+def _iso(time: datetime | None) -> str | None:
+    return None if time is None else time.astimezone().isoformat(timespec="milliseconds")

@@ -1,0 +1,118 @@
+"""`storeletctl`: its verbs, the options of all, and how errors end.
+
+Each verb is a click command of another module and returns its exit code, or None for 0. Here is
+the one edge where errors become text and an exit code.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+import click
+
+from storeletd.ctl import console, jobfiles, jobs, runs, times
+from storeletd.ctl.console import CommandError
+from storeletd.ctl.invocation import Invocation, default_socket
+
+__all__ = ["main", "storeletctl"]
+
+_USAGE = 2
+_INTERRUPTED = 130
+
+_EPILOG = """\b
+With --json there is one JSON document on standard output. An error is one
+on standard error instead, with "error", "hint" and "exit_code".
+
+\b
+Exit codes:
+    0  done                        12  wrong key
+    1  failed, lost, missed        69  the daemon is not reachable
+    2  wrong command line          75  skipped
+    3  partial; status: not well   77  not permitted
+    4  no such job or run          78  a job file is broken
+   10  destination missing        124  timed out
+   11  already running            130  interrupted
+                                  143  cancelled
+"""
+
+
+def _print_version(context: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version  # takes 20 ms
+
+        console.print_line(f"storeletctl {version('storelet')}")
+        context.exit()
+
+
+@click.group(
+    epilog=_EPILOG,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    invoke_without_command=True,
+)
+@click.option(
+    "--socket",
+    "socket_path",
+    envvar="STORELET_SOCKET",
+    show_envvar=True,
+    default=default_socket,
+    show_default="$RUNTIME_DIRECTORY/storeletd.sock or /run/storelet/storeletd.sock",
+    metavar="PATH",
+    help="The daemon's control socket.",
+)
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_version,
+    help="Show the version and exit.",
+)
+@click.pass_context
+def storeletctl(context: click.Context, socket_path: str) -> None:
+    """See and control the backup jobs of storeletd."""
+    context.obj = Invocation(socket_path=socket_path)
+    if context.invoked_subcommand is None:
+        console.print_line(context.get_help())
+        context.exit(_USAGE)  # a script that forgets the verb must not take it for done
+
+
+for _command in (
+    jobs.list_jobs,
+    jobs.status,
+    jobs.show,
+    runs.run_now,
+    runs.cancel,
+    jobs.reload,
+    runs.history,
+    runs.logs,
+    times.show_next,
+    times.calendar,
+    jobfiles.validate,
+    jobfiles.schema,
+):
+    storeletctl.add_command(_command)
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run storeletctl and exit. `arguments` are those of the command line by default."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    as_json = "--json" in arguments  # it counts also where the rest cannot be understood
+    try:
+        code = storeletctl.main([*arguments], prog_name="storeletctl", standalone_mode=False)
+    except click.Abort:
+        code = _fail(CommandError("interrupted", exit_code=_INTERRUPTED), as_json)
+    except (CommandError, click.ClickException) as error:
+        code = _fail(error, as_json)
+    except OSError as error:  # such as standard output on a full disk
+        code = _fail(CommandError(str(error)), as_json)
+        # What is buffered would fail once more when Python ends, with a status of its own.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    sys.exit(code)
+
+
+def _fail(error: CommandError | click.ClickException, as_json: bool) -> int:
+    console.print_error(error, as_json=as_json)
+    return error.exit_code

@@ -1,0 +1,95 @@
+"""The verbs about job files as such: validate, schema. They need no daemon."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from storeletd.ctl import console
+from storeletd.ctl.console import colour, print_line
+from storeletd.ctl.formats import escape
+from storeletd.ctl.invocation import json_option
+
+if TYPE_CHECKING:
+    from storeletd.jobs import Job, JobProblem
+
+__all__ = ["schema", "validate"]
+
+_INVALID = 78
+
+
+@click.command()
+@click.argument("files", nargs=-1, type=click.Path(path_type=Path), metavar="[FILE]...")
+@click.option(
+    "--jobs",
+    "directory",
+    type=click.Path(path_type=Path),
+    default="/etc/storelet.d",
+    show_default=True,
+    metavar="DIR",
+    help="Where job files are, if no FILE is given.",
+)
+@json_option
+def validate(files: Sequence[Path], directory: Path, as_json: bool) -> int:
+    """Check job files, given ones or a whole directory. Needs no daemon.
+
+    Prints every problem; exit code 78 says that there are any. A directory is checked as the
+    daemon would: owners, modes and names that two files share, too.
+    """
+    jobs, problems = _read_files(files) if files else _read_directory(directory)
+    if as_json:
+        console.print_json(
+            {
+                "jobs": [{"name": job.name, "path": job.path} for job in jobs],
+                "problems": [asdict(problem) for problem in problems],
+            }
+        )
+    else:
+        _print_findings(jobs, problems)
+    return _INVALID if problems else 0
+
+
+def _read_files(files: Sequence[Path]) -> tuple[Sequence[Job], Sequence[JobProblem]]:
+    from storeletd.jobfile import read_job
+    from storeletd.jobs import JobFileError
+
+    jobs: list[Job] = []
+    problems: list[JobProblem] = []
+    for file in files:
+        try:
+            jobs.append(read_job(file))
+        except JobFileError as error:
+            problems += error.problems
+    return jobs, problems
+
+
+def _read_directory(directory: Path) -> tuple[Sequence[Job], Sequence[JobProblem]]:
+    from storeletd.jobdir import JobDirectory
+
+    found = JobDirectory(directory)
+    found.scan()
+    return list(found.jobs.values()), found.problems
+
+
+def _print_findings(jobs: Sequence[Job], problems: Sequence[JobProblem]) -> None:
+    for job in jobs:
+        print_line(f"{escape(job.path)}: ok")
+    for problem in problems:
+        print_line(colour(escape(str(problem)), "broken"))
+        if problem.hint:
+            print_line(f"  Try: {escape(problem.hint)}")
+    if not jobs and not problems:
+        console.print_remark("no job files")
+
+
+@click.command()
+@json_option
+def schema(as_json: bool) -> None:
+    """Print the JSON Schema of YAML job files. Needs no daemon."""
+    from storeletd.jobs import json_schema
+
+    console.print_json(json_schema())

@@ -1,0 +1,241 @@
+"""The verbs about jobs as a whole: list, status, show, reload."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import click
+
+from storeletd.ctl import console
+from storeletd.ctl.console import colour, print_all, print_line
+from storeletd.ctl.formats import (
+    describe_bytes,
+    describe_count,
+    describe_problem,
+    describe_span,
+    describe_time,
+    escape,
+)
+from storeletd.ctl.invocation import Invocation, check_job, json_option, pass_invocation
+from storeletd.ctl.replies import Health, Job, JobDetails, Problem
+from storeletd.ctl.summaries import describe_run, describe_runs
+from storeletd.ctl.tables import Column, print_table
+
+if TYPE_CHECKING:
+    from storeletd.ctl.client import Client
+
+__all__ = ["list_jobs", "reload", "show", "status"]
+
+_NOT_WELL = 3
+_INVALID = 78
+_WELL = (None, "success", "skipped")  # last outcomes of a job that is well
+
+_COLUMNS = (
+    Column(title="NAME", fold=True),
+    Column(title="STATE", words=True),
+    Column(title="LAST", words=True),
+    Column(title="NEXT"),
+    Column(title="LEFT", right=True),
+    Column(title="SIZE", right=True),
+    Column(title="AGE", right=True),
+)
+
+
+@click.command("list")
+@json_option
+@pass_invocation
+def list_jobs(invocation: Invocation, as_json: bool) -> None:
+    """List the jobs, and the job files that are broken.
+
+    LAST is the last outcome, NEXT the next due time and LEFT the time till then, SIZE the size
+    of the newest archive, AGE how long ago the last success is. Columns stand apart by two
+    spaces or more: awk -F'  +'.
+    """
+    client = invocation.client()
+    answer = client.jobs()
+    if as_json:
+        console.print_json(answer)
+        return
+    if answer["jobs"]:
+        now = datetime.now(UTC)
+        print_table(_COLUMNS, [_list_row(job, now) for job in answer["jobs"]])
+    else:
+        directory = client.health()["jobs_directory"]
+        console.print_remark(f"no jobs: put a job file such as website.yaml into {directory}")
+    if answer["problems"]:
+        print_line()
+    for problem in answer["problems"]:
+        print_line(describe_problem(problem))
+
+
+def _list_row(job: Job, now: datetime) -> Sequence[str]:
+    finished, archive = job["last_finished"], job["last_archive"]
+    due, success = job["next_due"], job["last_success"]
+    return (
+        job["name"],
+        job["state"],
+        (finished and finished["outcome"]) or "",
+        describe_time(due) if due else _never_due(job),
+        describe_span((datetime.fromisoformat(due) - now).total_seconds()) if due else "",
+        describe_bytes(archive["bytes"]) if archive else "",
+        describe_span((now - datetime.fromisoformat(success)).total_seconds()) if success else "",
+    )
+
+
+def _never_due(job: Job) -> str:
+    return "manual" if job["schedule"] == ["manual"] else ""
+
+
+@click.command()
+@click.argument("job", type=check_job, required=False)
+@json_option
+@pass_invocation
+def status(invocation: Invocation, job: str | None, as_json: bool) -> int:
+    """Show how the daemon and its jobs are, or one JOB in detail.
+
+    Exit code 3 says that something is not well: a job whose last outcome is neither success nor
+    skipped, or a broken job file.
+    """
+    client = invocation.client()
+    if job is None:
+        return _show_daemon_status(client, as_json)
+    return _show_job_status(client, job, as_json)
+
+
+def _show_daemon_status(client: Client, as_json: bool) -> int:
+    health, answer = client.health(), client.jobs()
+    jobs = [client.job(job["name"]) for job in answer["jobs"]]
+    well = not answer["problems"] and all(_is_well(job) for job in jobs)
+    if as_json:
+        document = {"well": well, "health": health, "jobs": jobs, "problems": answer["problems"]}
+        console.print_json(document)
+    else:
+        print_all(_describe_daemon(health, jobs, answer["problems"]))
+    return 0 if well else _NOT_WELL
+
+
+def _show_job_status(client: Client, name: str, as_json: bool) -> int:
+    from storeletd.ctl.client import BrokenJobError
+
+    try:
+        job = client.job(name)
+    except BrokenJobError as error:
+        error.exit_code = _NOT_WELL  # it is there, but not well
+        raise
+    problems = [each for each in client.jobs()["problems"] if each["file"] == job["path"]]
+    last = client.run(job["runs"][0]["id"]) if job["runs"] else None
+    well = not problems and _is_well(job)
+    if as_json:
+        console.print_json({**job, "well": well, "last_run": last, "problems": problems})
+        return 0 if well else _NOT_WELL
+    print_all(_describe_job(job))
+    print_all(_describe_problems(problems))
+    if last is not None:
+        print_line()
+        print_all(describe_run(last, brief=True))
+    return 0 if well else _NOT_WELL
+
+
+def _is_well(job: JobDetails) -> bool:
+    last = job["last_finished"]
+    return job["problem"] is None and (last is None or last["outcome"] in _WELL)
+
+
+def _describe_daemon(
+    health: Health, jobs: Sequence[JobDetails], problems: Sequence[Problem]
+) -> Iterator[str]:
+    up = datetime.now(UTC) - datetime.fromisoformat(health["started"])
+    since = f"{describe_time(health['started'])} ({describe_span(up.total_seconds())})"
+    yield f"storeletd {escape(health['version'])}, process {health['pid']}, since {since}"
+    counts = (
+        describe_count(health["jobs"], "job"),
+        f"{health['running']} running",
+        f"{health['queued']} queued",
+        describe_count(len(problems), "problem"),
+    )
+    yield f"{', '.join(counts)}; job files in {escape(health['jobs_directory'])}"
+    for job in jobs:
+        yield ""
+        yield _describe_state(job)
+        for line in describe_runs(job["runs"][:3]):
+            yield f"  {line}"
+    yield from _describe_problems(problems)
+
+
+def _describe_state(job: JobDetails) -> str:
+    if job["next_due"]:
+        left = datetime.fromisoformat(job["next_due"]) - datetime.now(UTC)
+        due = f"next {describe_time(job['next_due'])} (in {describe_span(left.total_seconds())})"
+    else:
+        due = _never_due(job) or "never due"
+    ran = "" if job["runs"] else ", no run yet"
+    return f"{escape(job['name'])}: {colour(job['state'])}, {due}{ran}"
+
+
+def _describe_job(job: JobDetails) -> Iterator[str]:
+    yield _describe_state(job)
+    yield f"  file:      {escape(job['path'])}"
+    yield f"  schedule:  {escape(', '.join(job['schedule']))} ({escape(job['timezone'])})"
+    for line in describe_runs(job["runs"]):
+        yield f"  {line}"
+
+
+def _describe_problems(problems: Sequence[Problem]) -> Iterator[str]:
+    if problems:
+        yield ""
+    for problem in problems:
+        yield colour(describe_problem(problem), "broken")
+        if problem["hint"]:
+            yield f"  Try: {escape(problem['hint'])}"
+        if problem["loaded"]:
+            yield "  The last good version of the job stays loaded."
+
+
+@click.command()
+@click.argument("job", type=check_job)
+@json_option
+@pass_invocation
+def show(invocation: Invocation, job: str, as_json: bool) -> None:
+    """Show the effective settings of JOB, each with its origin."""
+    details = invocation.client().job(job)
+    if as_json:
+        console.print_json({"job": details["name"], "settings": details["settings"]})
+        return
+    import yaml
+
+    for key, setting in details["settings"].items():
+        text = yaml.safe_dump({key: setting["value"]}, allow_unicode=True, sort_keys=False)
+        first, *rest = text.splitlines()
+        print_line(f"{first:<30}  # {escape(setting['from'])}")
+        for line in rest:
+            print_line(line)
+
+
+@click.command()
+@json_option
+@pass_invocation
+def reload(invocation: Invocation, as_json: bool) -> int:
+    """Let the daemon read the job directory now.
+
+    It does so by itself within seconds of a change; this says at once what came of it. Exit
+    code 78 says that a job file is broken.
+    """
+    answer = invocation.client().reload()
+    code = _INVALID if answer["problems"] else 0
+    if as_json:
+        console.print_json(answer)
+        return code
+    changes = (
+        ("added", answer["added"]),
+        ("changed", answer["changed"]),
+        ("removed", answer["removed"]),
+    )
+    for word, names in changes:
+        if names:
+            print_line(f"{word}: {escape(', '.join(names))}")
+    if not any(names for _, names in changes):
+        print_line("no job has changed")
+    print_all(_describe_problems(answer["problems"]))
+    return code

@@ -1,0 +1,154 @@
+"""The JSON of the control socket, as the daemon's server documents it.
+
+Times are ISO 8601 with offset; sizes are bytes. Nothing but shapes: no values, no behaviour.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypedDict
+
+__all__ = [
+    "Archive",
+    "Due",
+    "Health",
+    "Job",
+    "JobDetails",
+    "Jobs",
+    "Problem",
+    "Progress",
+    "Reload",
+    "Run",
+    "RunDetails",
+    "Setting",
+    "SkippedEntry",
+]
+
+
+class Due(TypedDict):
+    """The due times a run stands for."""
+
+    first: str
+    last: str
+    count: int
+
+
+class Archive(TypedDict):
+    """An archive that a run saved."""
+
+    url: str
+    bytes: int
+
+
+class Run(TypedDict):
+    """One run, whatever its state."""
+
+    id: int
+    job: str
+    kind: str
+    cause: str
+    state: str  # queued, running, finished
+    outcome: str | None
+    exit_code: int | None  # of the outcome
+    due: Due | None
+    queued_at: str
+    begun_at: str | None
+    finished_at: str | None
+    message: str | None
+    hint: str | None
+    files: int
+    bytes_read: int
+    skipped: int
+    archives: list[Archive]
+    collided_with: int | None
+
+
+class SkippedEntry(TypedDict):
+    """An entry that is not in the archive."""
+
+    path: str
+    reason: str
+
+
+class RunDetails(Run):
+    """A run with what was kept of it."""
+
+    skipped_entries: list[SkippedEntry]
+    output: list[str]
+
+
+class Problem(TypedDict):
+    """What is wrong with a job file, or with the job directory."""
+
+    file: str
+    line: int | None
+    key: str | None
+    message: str
+    hint: str | None
+    loaded: bool  # an older good version of the job is loaded
+
+
+class Job(TypedDict):
+    """A loaded job."""
+
+    name: str
+    path: str
+    language: str
+    state: str  # idle, queued, running, broken
+    schedule: list[str]
+    timezone: str
+    next_due: str | None
+    problem: str | None
+    last_run: Run | None  # also one that is not finished
+    last_finished: Run | None
+    last_archive: Archive | None
+    last_success: str | None
+
+
+Setting = TypedDict("Setting", {"value": Any, "from": str})
+
+
+class JobDetails(Job):
+    """A loaded job with its settings and its last runs, newest first."""
+
+    settings: dict[str, Setting]
+    runs: list[Run]
+
+
+class Jobs(TypedDict):
+    """All jobs, and all that is wrong with files."""
+
+    jobs: list[Job]
+    problems: list[Problem]
+
+
+class Health(TypedDict):
+    """The daemon itself."""
+
+    status: str
+    version: str
+    pid: int
+    started: str
+    jobs_directory: str
+    state_directory: str
+    jobs: int
+    problems: int
+    running: int
+    queued: int
+
+
+class Reload(TypedDict):
+    """What a reload changed; names of jobs."""
+
+    added: list[str]
+    changed: list[str]
+    removed: list[str]
+    problems: list[Problem]
+
+
+class Progress(TypedDict):
+    """How far a run is."""
+
+    files: int
+    bytes_read: int
+    skipped: int
+    current: str | None  # path of the entry it is at

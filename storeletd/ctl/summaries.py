@@ -1,0 +1,157 @@
+"""A run in words: its row among others, its outcome in one line, all that is kept of it.
+
+Pure: returns lines, fit to be printed (what comes from elsewhere is escaped, outcomes may have
+a colour).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+
+from storeletd.ctl.console import colour
+from storeletd.ctl.formats import (
+    describe_bytes,
+    describe_count,
+    describe_elapsed,
+    describe_time,
+    escape,
+)
+from storeletd.ctl.replies import Run, RunDetails, SkippedEntry
+from storeletd.ctl.tables import Column, align_cells
+
+__all__ = [
+    "describe_begin",
+    "describe_outcome",
+    "describe_run",
+    "describe_runs",
+    "describe_skipped",
+    "describe_took",
+]
+
+_FEW = 5  # skipped entries and lines of output shown where a run is not all there is to see
+
+_COLUMNS = (
+    Column(title="", right=True),
+    Column(title=""),
+    Column(title=""),
+    Column(title="", right=True),
+    Column(title=""),
+)
+
+
+def describe_begin(run: Run) -> str:
+    """Return when the run began, was due (if it never ran) or was asked for."""
+    due = run["due"]
+    return describe_time(run["begun_at"] or (due["last"] if due else run["queued_at"]))
+
+
+def describe_took(run: Run) -> str:
+    """Return how long the run took; nothing for one that never ran or is not over."""
+    if run["begun_at"] is None or run["finished_at"] is None:
+        return ""
+    took = datetime.fromisoformat(run["finished_at"]) - datetime.fromisoformat(run["begun_at"])
+    return describe_elapsed(took.total_seconds())
+
+
+def describe_runs(runs: Sequence[Run]) -> Iterator[str]:
+    """Yield a line for each run with its result, and its hint beneath."""
+    rows = [
+        (
+            str(run["id"]),
+            describe_begin(run),
+            run["outcome"] or run["state"],
+            describe_took(run),
+            _describe_result(run),
+        )
+        for run in runs
+    ]
+    for run, cells in zip(runs, align_cells(_COLUMNS, rows), strict=True):
+        cells[2] = colour(cells[2], run["outcome"] or run["state"])
+        yield "  ".join(cells).rstrip()
+        if run["hint"]:
+            yield f"{' ' * len(cells[0])}  Try: {escape(run['hint'])}"
+
+
+def describe_outcome(run: Run) -> str:
+    """Return how a finished run ended, in one line."""
+    outcome = run["outcome"] or run["state"]
+    parts = [
+        f"{escape(archive['url'])} ({describe_bytes(archive['bytes'])})"
+        for archive in run["archives"]
+    ]
+    if run["archives"]:
+        parts.append(_describe_figures(run))
+    parts += _explain(run)
+    took = describe_took(run)
+    head = f"{escape(run['job'])}: {colour(outcome)}" + (f" in {took}" if took else "")
+    return ": ".join([head, ", ".join(parts)]) if parts else head
+
+
+def describe_skipped(run: Run, entries: Sequence[SkippedEntry], *, most: int = _FEW) -> list[str]:
+    """Return a line for each of the first skipped entries, and one for those left out."""
+    lines = [f"skipped {escape(entry['path'])}: {escape(entry['reason'])}" for entry in entries]
+    left = run["skipped"] - min(len(lines), most)
+    more = [f"and {left:,} more: storeletctl history --run {run['id']}"] if left > 0 else []
+    return lines[:most] + more
+
+
+def describe_run(run: RunDetails, *, brief: bool = False) -> Iterator[str]:
+    """Yield all that is kept of a run, or (`brief`) the first skipped entries and last lines."""
+    yield from _describe_facts(run)
+    entries, output = run["skipped_entries"], run["output"]
+    for line in describe_skipped(run, entries, most=_FEW if brief else len(entries)):
+        yield f"  {line}"
+    if output:
+        yield "  output:" if len(output) <= _FEW or not brief else "  output, last lines:"
+        for line in output[-_FEW:] if brief else output:
+            yield f"    {escape(line.expandtabs())}"
+
+
+def _describe_facts(run: Run) -> Iterator[str]:
+    outcome = run["outcome"] or run["state"]
+    due, took = run["due"], describe_took(run)
+    yield f"run {run['id']} of {escape(run['job'])}: {colour(outcome)}"
+    yield f"  cause:    {escape(run['cause'])}" + (f", {_describe_due(run)}" if due else "")
+    if run["begun_at"]:
+        yield f"  begun:    {describe_time(run['begun_at'])}" + (f", took {took}" if took else "")
+    if run["message"]:
+        yield f"  message:  {escape(run['message'])}"
+    if run["hint"]:
+        yield f"  Try:      {escape(run['hint'])}"
+    if run["begun_at"]:
+        yield f"  read:     {_describe_figures(run)}"
+    for archive in run["archives"]:
+        yield f"  archive:  {escape(archive['url'])} ({describe_bytes(archive['bytes'])})"
+
+
+def _describe_due(run: Run) -> str:
+    due = run["due"]
+    if due is None:
+        return ""
+    if due["count"] == 1:
+        return f"due {describe_time(due['last'])}"
+    first, last = describe_time(due["first"]), describe_time(due["last"])
+    return f"{describe_count(due['count'], 'due time')} from {first} to {last}"
+
+
+def _describe_result(run: Run) -> str:
+    """Return what a run brought or why it did not, without its hint."""
+    parts: list[str] = []
+    if run["outcome"] in ("success", "partial") or run["state"] == "running":
+        parts.append(_describe_figures(run))
+    parts += _explain(run)
+    if run["due"] and run["due"]["count"] > 1:
+        parts.append(describe_count(run["due"]["count"], "due time"))
+    return ", ".join(parts)
+
+
+def _explain(run: Run) -> list[str]:
+    """Return why the run is no success, where its figures do not say it."""
+    told = run["outcome"] == "success" or (run["outcome"] == "partial" and run["skipped"])
+    return [escape(run["message"])] if run["message"] and not told else []
+
+
+def _describe_figures(run: Run) -> str:
+    skipped = f", {run['skipped']:,} skipped" if run["skipped"] else ""
+    return f"{describe_count(run['files'], 'file')}, {describe_bytes(run['bytes_read'])}{skipped}"

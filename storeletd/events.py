@@ -1,0 +1,127 @@
+"""The messages a worker sends its runner: one JSON object a line, over a pipe.
+
+A worker reports everything of its run this way; nobody parses its log. The pipe's number is in
+the environment variable `EVENTS_FD`.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+
+__all__ = [
+    "EVENTS_FD",
+    "Ended",
+    "Event",
+    "Logged",
+    "Progress",
+    "SavedArchive",
+    "SkippedEntry",
+    "conclude",
+    "decode",
+    "encode",
+]
+
+EVENTS_FD = "STORELET_EVENTS_FD"
+
+# Exit statuses that a job's code gives a meaning (sysexits.h: 75 is EX_TEMPFAIL, not now).
+_PARTIAL = 3
+_SKIPPED = 75
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Logged:
+    """A record of the worker's logging."""
+
+    level: int  # of the module `logging`
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How far the run is."""
+
+    files: int
+    bytes_read: int
+    skipped: int
+    current: str | None  # path of the entry just added
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SkippedEntry:
+    """An entry that is not, or not whole, in the archive."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SavedArchive:
+    """An archive that stands whole at its destination."""
+
+    url: str
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """The worker's last word. A run whose worker ends without it has failed."""
+
+    outcome: str  # success, partial, failed, skipped
+    message: str | None = None  # why it is not a success
+    hint: str | None = None
+    exit_code: int | None = None  # of the error that ended it; left out, the outcome's
+
+
+Event = Logged | Progress | SkippedEntry | SavedArchive | Ended
+
+_OUTCOMES = ("success", "partial", "failed", "skipped")
+_TYPES: dict[object, tuple[type, ...]] = {
+    "int": (int,),
+    "int | None": (int, type(None)),
+    "str": (str,),
+    "str | None": (str, type(None)),
+}
+_KINDS: dict[str, type[Event]] = {
+    kind.__name__: kind for kind in (Logged, Progress, SkippedEntry, SavedArchive, Ended)
+}
+
+
+def encode(event: Event) -> bytes:
+    """Return the event as a line."""
+    # ASCII: a path may hold surrogates, which UTF-8 does not.
+    return json.dumps({"event": type(event).__name__, **asdict(event)}).encode("ascii") + b"\n"
+
+
+def decode(line: bytes) -> Event:
+    """Return the event of a line. Raises ValueError for anything that is not one."""
+    try:
+        values = json.loads(line)
+        event = _KINDS[values.pop("event")](**values)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(f"not an event: {line[:200]!r}") from error
+    # A module may write into the pipe, too.
+    if not all(isinstance(getattr(event, each.name), _TYPES[each.type]) for each in fields(event)):
+        raise ValueError(f"not an event: {line[:200]!r}")
+    if isinstance(event, Ended) and event.outcome not in _OUTCOMES:
+        raise ValueError(f"no outcome: {event.outcome}")
+    return event
+
+
+def conclude(status: int, *, saved: int, skipped: int) -> Ended:
+    """Tell how a run ended from its code's exit status and from what it saved and skipped."""
+    if status == _SKIPPED:
+        return Ended(outcome="skipped", message=f"it ended with status {_SKIPPED}")
+    if status > 128:
+        return Ended(outcome="failed", message=f"it was ended by signal {status - 128}")
+    if status not in (0, _PARTIAL):
+        return Ended(outcome="failed", message=f"it ended with status {status}")
+    if not saved:
+        hint = "call save_to_s3 or save_to_directory, or end with status 75 to skip a run"
+        return Ended(outcome="failed", message="it saved nothing", hint=hint)
+    if skipped:
+        entries = "entry is" if skipped == 1 else "entries are"
+        return Ended(outcome="partial", message=f"{skipped} {entries} not whole in the archive")
+    if status == _PARTIAL:
+        return Ended(outcome="partial", message=f"it ended with status {_PARTIAL}")
+    return Ended(outcome="success")

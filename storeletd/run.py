@@ -1,0 +1,301 @@
+"""One run: from its row in history to its outcome.
+
+A run, as `ActiveRun.work` reads:
+
+1. its row, which is in history already, becomes `running`;
+2. a worker is started under a keeper and told the job;
+3. its events and output are taken down while its time is watched;
+4. when all its processes are gone the row is closed with the outcome, by one statement;
+5. journal and followers are told.
+
+Whatever goes wrong, a run gets an outcome. Where the history cannot be written just then, the
+closed row is kept to be written later (`record`). What is not guaranteed: that a worker ends at
+once when told to; its keeper sees to it that it ends within the grace.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import sys
+import tempfile
+from collections import deque
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Literal
+
+from storeletd import journal
+from storeletd.events import (
+    Ended,
+    Logged,
+    Progress,
+    SavedArchive,
+    SkippedEntry,
+    conclude,
+    decode,
+)
+from storeletd.history import EXIT_CODES, History, HistoryError, Run
+from storeletd.jobs import Job
+from storeletd.process import WorkerProcess
+
+__all__ = ["ActiveRun", "Message"]
+
+_log = logging.getLogger("storeletd.run")
+
+GRACE_SECONDS = 10.0  # from TERM to KILL; an upload is aborted in less
+OUTPUT_LINES = 200  # of a run, kept in history
+_FOLLOWER_LAG = 10_000  # messages a follower may be behind before lines are dropped
+
+_LOG_LEVELS = {
+    "success": logging.INFO,
+    "partial": logging.WARNING,
+    "skipped": logging.WARNING,
+    "cancelled": logging.WARNING,
+}
+
+# What a worker gets of the daemon's environment; a proxy's name may be in either case.
+_PASSED_ON = {"CREDENTIALS_DIRECTORY", "HOME", "LANG", "PATH", "TZ"}
+_PASSED_ON_PREFIXES = ("AWS_", "LC_")
+_PROXIES = {"all_proxy", "http_proxy", "https_proxy", "no_proxy"}
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """What a follower of a run gets."""
+
+    kind: Literal["state", "log", "progress", "finished"]
+    data: Run | Logged | Progress  # a Run for `state` and `finished`
+
+
+class ActiveRun:
+    """One run that waits or is on."""
+
+    def __init__(self, job: Job, run: Run, history: History) -> None:
+        self.job = job
+        self.run = run
+        self.lines: deque[Logged] = deque(maxlen=OUTPUT_LINES)
+        self.task: asyncio.Task[None] | None = None
+        self.is_recorded = False  # whether its outcome is in history
+        self._history = history
+        self._process: WorkerProcess | None = None
+        self._ending: Ended | None = None  # how we ended it, whatever the worker says
+        self._last_word: Ended | None = None
+        self._skipped: list[SkippedEntry] = []
+        self._followers: set[asyncio.Queue[Message]] = set()
+
+    async def work(self) -> None:
+        """Do the run, whatever becomes of it, to its outcome."""
+        try:
+            self._begin()
+            ended = self._conclude(await self._run_worker())
+        except OSError as error:
+            ended = Ended(outcome="failed", message=f"no worker could be started: {error}")
+        except Exception as error:  # noqa: BLE001 - every run gets an outcome
+            _log.exception("Run %d broke off", self.run.id)
+            ended = Ended(outcome="failed", message=f"storeletd failed: {error!r}")
+        self.finish(ended)
+
+    def end(self, ending: Ended) -> None:
+        """Tell the worker to end; the first reason given is the run's outcome.
+
+        Unless the worker has said its own: then it is only on its way out.
+        """
+        if self._last_word is None:
+            self._ending = self._ending or ending
+        if self._process is not None:
+            self._process.terminate()
+
+    def finish(self, ended: Ended) -> None:
+        """Close the row and tell everybody."""
+        code = EXIT_CODES[ended.outcome] if ended.exit_code is None else ended.exit_code
+        self.run = replace(
+            self.run,
+            state="finished",
+            outcome=ended.outcome,
+            exit_code=code,
+            finished_at=_now(),
+            message=ended.message,
+            hint=ended.hint,
+        )
+        self.record()
+        said = ended.outcome
+        said += f": {ended.message}" if ended.message else ""
+        said += f" ({ended.hint})" if ended.hint else ""
+        level = _LOG_LEVELS.get(ended.outcome, logging.ERROR)
+        self._log(level, f"Run {self.run.id} of {self.job.name}: {said}", event="run-finished")
+        self._publish(Message("finished", self.run))
+
+    def record(self) -> bool:
+        """Write the closed row into history; return whether that could be done."""
+        run = self.run
+        try:
+            self._history.finish(
+                run.id,
+                outcome=run.outcome or "failed",
+                exit_code=run.exit_code,
+                now=run.finished_at or _now(),
+                message=run.message,
+                hint=run.hint,
+                files=run.files,
+                bytes_read=run.bytes_read,
+                skipped=run.skipped,
+                archives=run.archives,
+                output=[line.message for line in self.lines],
+            )
+            self._history.add_skipped(run.id, self._skipped)
+        except HistoryError as error:
+            _log.error("The outcome of run %d is not in history yet: %s", run.id, error)
+            return False
+        self.is_recorded = True
+        return True
+
+    async def follow(self) -> AsyncIterator[Message]:
+        """Yield how it stands, the lines so far, and then what happens until the end."""
+        queue: asyncio.Queue[Message] = asyncio.Queue()
+        queue.put_nowait(Message("state", self.run))
+        for line in self.lines:
+            queue.put_nowait(Message("log", line))
+        self._followers.add(queue)
+        try:
+            while True:
+                message = await queue.get()
+                yield message
+                if message.kind == "finished":
+                    return
+        finally:
+            self._followers.discard(queue)
+
+    def _begin(self) -> None:
+        self.run = self._history.start(self.run.id, now=_now())
+        message = f"Run {self.run.id} of {self.job.name} begins ({self.run.cause})"
+        self._log(logging.INFO, message, event="run-begun")
+        self._publish(Message("state", self.run))
+
+    async def _run_worker(self) -> int:
+        """Start the worker and see it through; return its exit status."""
+        self._process = await WorkerProcess.start(
+            _worker_command(),
+            stdin=self.job.to_json().encode(),
+            environment=_make_environment(self.job, self._history.path.parent),
+            grace_seconds=GRACE_SECONDS,
+            temporary_directory=Path(tempfile.gettempdir(), f"storelet-{secrets.token_hex(8)}"),
+        )
+        if self._ending:  # cancelled while it was being started
+            self._process.terminate()
+        try:
+            with self._watch_time():
+                await asyncio.gather(
+                    self._process.read_events(self._take_event),
+                    self._process.read_output(self._take_output),
+                )
+                return await self._process.wait()
+        except BaseException:  # our own fault; its processes must not go on without us
+            self._process.terminate()
+            await self._process.wait()
+            raise
+
+    @contextmanager
+    def _watch_time(self) -> Iterator[None]:
+        """End the run when its timeout is over and the block is not."""
+        limit = self.job.settings.timeout
+        if limit is None:
+            yield
+            return
+        loop = asyncio.get_running_loop()
+        timer = loop.call_later(limit.total_seconds(), self._time_out, limit)
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    def _time_out(self, limit: timedelta) -> None:
+        self.end(Ended(outcome="timeout", message=f"ended after its timeout of {limit}"))
+
+    def _take_event(self, line: bytes) -> None:
+        try:
+            event = decode(line)
+        except ValueError as error:
+            _log.warning("Run %d: %s", self.run.id, error)
+            return
+        match event:
+            case Logged():
+                self._take_line(event)
+            case Progress():
+                self._take_progress(event)
+            case SkippedEntry():
+                self._skipped.append(event)
+            case SavedArchive():
+                self.run = replace(self.run, archives=(*self.run.archives, event))
+            case Ended():
+                self._last_word = self._last_word or event
+
+    def _take_output(self, line: str) -> None:
+        self._take_line(Logged(level=logging.INFO, message=line))
+
+    def _take_line(self, line: Logged) -> None:
+        line = replace(line, message=_make_printable(line.message))
+        self.lines.append(line)
+        self._log(line.level, line.message)
+        self._publish(Message("log", line))
+
+    def _take_progress(self, progress: Progress) -> None:
+        self.run = replace(
+            self.run,
+            files=progress.files,
+            bytes_read=progress.bytes_read,
+            skipped=progress.skipped,
+        )
+        self._publish(Message("progress", progress))
+
+    def _conclude(self, status: int) -> Ended:
+        said = self._ending or self._last_word
+        if said is not None:
+            return said
+        return conclude(status, saved=len(self.run.archives), skipped=self.run.skipped)
+
+    def _publish(self, message: Message) -> None:
+        for queue in self._followers:
+            if queue.qsize() < _FOLLOWER_LAG or message.kind in ("state", "finished"):
+                queue.put_nowait(message)
+
+    def _log(self, level: int, message: str, *, event: str | None = None) -> None:
+        # The message is never a format, and never an argument: journald would get both.
+        extra = journal.fields(
+            event=event, job=self.job.name, run=self.run.id, outcome=self.run.outcome
+        )
+        _log.log(level, message, extra=extra)
+
+
+def _worker_command() -> list[str]:
+    # -P: what lies in the current directory must not be imported instead of Storelet.
+    return [sys.executable, "-P", "-m", "storeletd.worker"]
+
+
+def _make_environment(job: Job, state: Path) -> dict[str, str]:
+    """Return what a worker gets of our environment, by name, and where our state is."""
+    wanted = _PASSED_ON | job.environment_names
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if name in wanted or name.startswith(_PASSED_ON_PREFIXES) or name.lower() in _PROXIES
+    }
+    return environment | {"STATE_DIRECTORY": str(state)}
+
+
+def _make_printable(line: str) -> str:
+    """Return a line that steers no terminal: what jobs print may hold anything."""
+    if line.isprintable():
+        return line
+    return "".join(
+        each if each.isprintable() or each == "\t" else each.encode("unicode_escape").decode()
+        for each in line
+    )
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

@@ -1,0 +1,55 @@
+"""The tables of the history, and how each version of them came from the one before."""
+
+from __future__ import annotations
+
+__all__ = ["MIGRATIONS"]
+
+# The statements at index n bring a database of user_version n to n + 1.
+MIGRATIONS = (
+    (
+        """
+        CREATE TABLE run (
+            id            INTEGER PRIMARY KEY AUTOINCREMENT,
+            job           TEXT NOT NULL,
+            kind          TEXT NOT NULL,
+            cause         TEXT NOT NULL,
+            state         TEXT NOT NULL,      -- queued, running, finished
+            outcome       TEXT,               -- NULL until finished
+            exit_code     INTEGER,            -- likewise
+            due_first     INTEGER,            -- NULL where nobody's due time
+            due_last      INTEGER,
+            due_count     INTEGER NOT NULL DEFAULT 0,
+            queued_at     INTEGER NOT NULL,
+            begun_at      INTEGER,
+            finished_at   INTEGER,
+            message       TEXT,
+            hint          TEXT,
+            files         INTEGER NOT NULL DEFAULT 0,
+            bytes_read    INTEGER NOT NULL DEFAULT 0,
+            skipped       INTEGER NOT NULL DEFAULT 0,
+            archives      TEXT NOT NULL DEFAULT '[]',  -- JSON: [[url, bytes], …]
+            collided_with INTEGER,
+            output        TEXT NOT NULL DEFAULT '[]'   -- its last lines, JSON
+        ) STRICT
+        """,
+        "CREATE INDEX run_of_job ON run (job, id)",
+        "CREATE INDEX run_success ON run (job, id) WHERE outcome = 'success'",
+        "CREATE INDEX run_archive ON run (job, id) WHERE archives <> '[]'",
+        "CREATE INDEX run_open ON run (id) WHERE state <> 'finished'",
+        """
+        CREATE TABLE skipped_entry (
+            run    INTEGER NOT NULL REFERENCES run (id),
+            path   TEXT NOT NULL,
+            reason TEXT NOT NULL
+        ) STRICT
+        """,
+        "CREATE INDEX skipped_entry_of_run ON skipped_entry (run)",
+        """
+        CREATE TABLE job (
+            name          TEXT PRIMARY KEY,
+            schedule      TEXT NOT NULL,      -- as it was when decided_until was written
+            decided_until INTEGER NOT NULL    -- each due time up to then is in a run's row
+        ) STRICT
+        """,
+    ),
+)

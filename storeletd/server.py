@@ -1,0 +1,307 @@
+"""HTTP on the control socket, for storeletctl: JSON both ways, one route a thing.
+
+Errors are `{"error", "hint", "exit_code"}`, the last as storeletctl ends with. Times are ISO 8601
+with offset. Who may connect is decided by the socket's owner, group and mode.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import socket
+import stat
+from collections.abc import AsyncIterator, Iterator
+from importlib.metadata import version
+from pathlib import Path
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from storelet import StoreletError
+from storeletd.answers import (
+    NoSuchRunError,
+    describe_job,
+    describe_message,
+    describe_problems,
+    describe_run,
+    describe_run_whole,
+)
+from storeletd.daemon import Daemon, NoSuchJobError
+from storeletd.run import Message
+from storeletd.runner import AlreadyRunningError, NotRunningError
+
+__all__ = ["Server", "bind_socket"]
+
+KEEP_ALIVE_SECONDS = 15  # a comment in an event stream, so that both ends notice a dead one
+SHUTDOWN_SECONDS = 3  # for event streams to end
+
+_STATUS = {
+    NoSuchJobError: 404,
+    NoSuchRunError: 404,
+    AlreadyRunningError: 409,
+    NotRunningError: 409,
+}
+
+
+async def get_health(request: Request) -> Response:
+    """Say that the daemon is there, and how it is."""
+    daemon = _daemon(request)
+    active = daemon.runner.active()
+    return JSONResponse(
+        {
+            "status": "ok",
+            "version": version("storelet"),
+            "pid": os.getpid(),
+            "started": daemon.started.astimezone().isoformat(timespec="seconds"),
+            "jobs_directory": str(daemon.directory),
+            "state_directory": str(daemon.history.path.parent),
+            "jobs": len(daemon.jobs),
+            "problems": len(daemon.problems),
+            "running": sum(run.state == "running" for run in active),
+            "queued": sum(run.state == "queued" for run in active),
+        }
+    )
+
+
+async def get_jobs(request: Request) -> Response:
+    """List the jobs and what is wrong with their files."""
+    daemon = _daemon(request)
+    jobs = [describe_job(daemon, job) for job in daemon.jobs.values()]
+    return JSONResponse({"jobs": jobs, "problems": describe_problems(daemon)})
+
+
+async def get_job(request: Request) -> Response:
+    """Show one job, its effective settings and its last runs."""
+    daemon = _daemon(request)
+    job = daemon.job(request.path_params["job"])
+    runs = [describe_run(run) for run in daemon.history.runs(job=job.name, limit=5)]
+    return JSONResponse({**describe_job(daemon, job), "settings": job.describe(), "runs": runs})
+
+
+async def post_job_run(request: Request) -> Response:
+    """Start a run."""
+    daemon = _daemon(request)
+    run = daemon.runner.run_now(daemon.job(request.path_params["job"]))
+    return JSONResponse({"run": describe_run(run)}, status_code=202)
+
+
+async def get_runs(request: Request) -> Response:
+    """List runs, the newest first."""
+    daemon = _daemon(request)
+    job = request.query_params.get("job")
+    limit = _number(request.query_params.get("limit", "50"), "limit")
+    runs = daemon.history.runs(job=job, limit=limit)
+    if job is not None and not runs:
+        daemon.job(job)
+    return JSONResponse({"runs": [describe_run(daemon.runner.find(r.id) or r) for r in runs]})
+
+
+async def get_run(request: Request) -> Response:
+    """Show one run."""
+    daemon = _daemon(request)
+    return JSONResponse(describe_run_whole(daemon, _run_id(request)))
+
+
+async def get_run_events(request: Request) -> Response:
+    """Follow a run: server-sent events."""
+    daemon = _daemon(request)
+    run_id = _run_id(request)
+    describe_run_whole(daemon, run_id)
+    messages = daemon.runner.follow(run_id)
+    return StreamingResponse(_stream(messages), media_type="text/event-stream")
+
+
+async def post_run_cancel(request: Request) -> Response:
+    """End a run."""
+    daemon = _daemon(request)
+    run_id = _run_id(request)
+    describe_run_whole(daemon, run_id)
+    run = daemon.runner.cancel(run_id, "cancelled by storeletctl")
+    return JSONResponse({"run": describe_run(run)}, status_code=202)
+
+
+async def post_reload(request: Request) -> Response:
+    """Bring the jobs up to date with the job directory."""
+    daemon = _daemon(request)
+    change = await daemon.reload()
+    return JSONResponse(
+        {
+            "added": change.added,
+            "changed": change.changed,
+            "removed": change.removed,
+            "problems": describe_problems(daemon),
+        }
+    )
+
+
+ROUTES = [
+    Route("/health", get_health, methods=["GET"]),
+    Route("/jobs", get_jobs, methods=["GET"]),
+    Route("/jobs/{job}", get_job, methods=["GET"]),
+    Route("/jobs/{job}/runs", post_job_run, methods=["POST"]),
+    Route("/runs", get_runs, methods=["GET"]),
+    Route("/runs/{run}", get_run, methods=["GET"]),
+    Route("/runs/{run}/events", get_run_events, methods=["GET"]),
+    Route("/runs/{run}/cancel", post_run_cancel, methods=["POST"]),
+    Route("/reload", post_reload, methods=["POST"]),
+]
+
+
+class Server:
+    """Serves one daemon on a socket that is bound and listening already."""
+
+    def __init__(self, daemon: Daemon, listener: socket.socket) -> None:
+        app = Starlette(
+            routes=ROUTES,
+            exception_handlers={StoreletError: _answer_error, HTTPException: _answer_error},
+        )
+        app.state.daemon = daemon
+        config = uvicorn.Config(
+            app,
+            http="h11",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+        )
+        self._server = _QuietServer(config)
+        self._listener = listener
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Serve from now on."""
+        self._task = asyncio.create_task(
+            self._server.serve(sockets=[self._listener]), name="control socket"
+        )
+        await self._server.ready.wait()
+
+    async def stop(self) -> None:
+        """Serve no more; event streams are ended within SHUTDOWN_SECONDS."""
+        self._server.should_exit = True
+        if self._task is not None:
+            await self._task
+
+
+class _QuietServer(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.ready = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Say when requests are answered."""
+        await super().startup(sockets)
+        self.ready.set()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave signals to `__main__`."""
+        yield
+
+
+@contextlib.contextmanager
+def bind_socket(path: Path) -> Iterator[socket.socket]:
+    """Listen on a unix socket that only owner and group may connect to, until the block ends.
+
+    It is bound under a temporary name and renamed, so that it never has another mode, and takes
+    the place of a stale socket; anything else there is left alone. Raises StoreletError.
+    """
+    try:
+        _check_place(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        listener = _listen(path)
+    except OSError as error:
+        hint = "it may have 107 bytes (unix(7))" if len(os.fsencode(path)) > 90 else "give --socket"
+        raise StoreletError(
+            f"cannot listen on {path}: {error.strerror or error}", hint=hint
+        ) from error
+    with listener:
+        own = path.stat().st_ino
+        try:
+            yield listener
+        finally:
+            with contextlib.suppress(OSError):
+                if path.stat().st_ino == own:
+                    path.unlink()
+
+
+def _check_place(path: Path) -> None:
+    """Raise StoreletError unless `path` is free or a socket that nobody listens on."""
+    if not os.path.lexists(path):
+        return
+    if not stat.S_ISSOCK(path.lstat().st_mode):
+        raise StoreletError(f"{path} is no socket and is left alone", hint="give --socket")
+    with socket.socket(socket.AF_UNIX) as probe, contextlib.suppress(ConnectionRefusedError):
+        probe.connect(str(path))
+        raise StoreletError(f"another storeletd listens on {path}", hint="give --socket")
+
+
+def _listen(path: Path) -> socket.socket:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    listener = socket.socket(socket.AF_UNIX)
+    before = os.umask(0o117)
+    try:
+        listener.bind(str(temporary))
+        listener.listen(128)
+        temporary.rename(path)
+    except OSError:
+        listener.close()
+        temporary.unlink(missing_ok=True)
+        raise
+    finally:
+        os.umask(before)
+    return listener
+
+
+def _daemon(request: Request) -> Daemon:
+    daemon: Daemon = request.app.state.daemon
+    return daemon
+
+
+def _run_id(request: Request) -> int:
+    return _number(request.path_params["run"], "run")
+
+
+def _number(text: str, what: str) -> int:
+    if not text.isascii() or not text.isdigit() or len(text) > 18:
+        raise HTTPException(400, f"{what} is not a number: {text[:40]}")
+    return int(text)
+
+
+async def _stream(messages: AsyncIterator[Message]) -> AsyncIterator[bytes]:
+    """Write messages as server-sent events, with a comment when it is quiet."""
+    pending = asyncio.ensure_future(anext(messages, None))
+    try:
+        while True:
+            done, _ = await asyncio.wait({pending}, timeout=KEEP_ALIVE_SECONDS)
+            if not done:
+                yield b": keep-alive\n\n"
+                continue
+            message = pending.result()
+            if message is None:
+                return
+            data = json.dumps(describe_message(message))
+            yield f"event: {message.kind}\ndata: {data}\n\n".encode()
+            pending = asyncio.ensure_future(anext(messages, None))
+    finally:
+        pending.cancel()
+
+
+async def _answer_error(_request: Request, error: Exception) -> Response:
+    """Answer a StoreletError, or starlette's own about routes and methods."""
+    match error:
+        case StoreletError(message=message, hint=hint, exit_code=exit_code):
+            status = _STATUS.get(type(error), 500)
+        case HTTPException(status_code=status, detail=detail):
+            message, hint, exit_code = detail.lower(), None, 2
+        case _:
+            raise error
+    return JSONResponse(
+        {"error": message, "hint": hint, "exit_code": exit_code}, status_code=status
+    )

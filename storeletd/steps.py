@@ -1,0 +1,149 @@
+"""A YAML job's steps: its `include` and `save` as calls of the library, word for word."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+import subprocess
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import SecretStr
+
+import storelet
+from storeletd import secrets
+from storeletd.jobs import Job
+from storeletd.settings import (
+    IncludeDirectory,
+    IncludeFile,
+    IncludeNewDir,
+    SaveDirectory,
+    SaveS3,
+)
+
+__all__ = ["CommandFailedError", "run_settings"]
+
+_log = logging.getLogger("storeletd.steps")
+
+_BASH = "/bin/bash"
+
+
+class CommandFailedError(storelet.StoreletError):
+    """A command under `run:` did not end well."""
+
+
+def run_settings(job: Job) -> None:
+    """Back up what the job includes and save it wherever it says.
+
+    Raises StoreletError. A destination that fails does not keep the others from theirs.
+    """
+    with storelet.ZipBackup(job.name) as backup:
+        for include in job.settings.include:
+            _include(job, backup, include)
+        failures = [error for save in job.settings.save if (error := _try_save(backup, save))]
+    if failures:
+        raise _join(failures)
+
+
+def _include(
+    job: Job,
+    backup: storelet.ZipBackup,
+    include: IncludeDirectory | IncludeFile | IncludeNewDir,
+) -> None:
+    match include:
+        case IncludeDirectory():
+            backup.include_directory(
+                include.directory,
+                preserve_paths=include.preserve_paths,
+                name=include.name,
+                exclude=include.exclude,
+                exclude_caches=include.exclude_caches,
+                exclude_if_present=include.exclude_if_present,
+                one_file_system=include.one_file_system,
+            )
+        case IncludeFile():
+            backup.include_file(include.file, name=include.name)
+        case IncludeNewDir():
+            with backup.include_new_dir(include.new_dir) as directory:
+                _run_command(job, include, directory.path)
+
+
+def _run_command(job: Job, include: IncludeNewDir, directory: str) -> None:
+    """Run a command that fills `directory`, which is current and stands for `{dir}` in it.
+
+    It gets no AWS_* variables, no credentials, and nothing that only a secret asked for. Its
+    output is ours, which the runner takes down. No message has its text, which may hold secrets.
+    """
+    withheld = {"CREDENTIALS_DIRECTORY"} | job.environment_names - job.settings.environment.keys()
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("AWS_") and name not in withheld
+    }
+    arguments = _make_arguments(include.run, directory)
+    what = f"the command of new_dir {include.new_dir}"
+    _log.info("Running %s", what)
+    try:
+        ended = subprocess.run(arguments, cwd=directory, env=environment, check=False)
+    except OSError as error:
+        raise CommandFailedError(
+            f"cannot run {what}: {error.strerror}", hint="is it installed, and on the PATH?"
+        ) from error
+    if ended.returncode:
+        number = ended.returncode
+        how = f"status {number}" if number > 0 else f"signal {-number}"
+        raise CommandFailedError(f"{what} ended with {how}", hint="its output says why")
+
+
+def _make_arguments(command: str | tuple[str, ...], directory: str) -> list[str]:
+    if isinstance(command, tuple):
+        return [each.replace("{dir}", directory) for each in command]
+    text = command.replace("{dir}", shlex.quote(directory))
+    if os.path.exists(_BASH):
+        # Else `pg_dump … | gzip > …` is a success though pg_dump failed; sh has no such option.
+        return [_BASH, "-o", "pipefail", "-c", text]
+    return ["/bin/sh", "-c", text]
+
+
+def _join(failures: Sequence[storelet.StoreletError]) -> storelet.StoreletError:
+    """Return one error that says all."""
+    if len(failures) == 1:
+        return failures[0]
+    joined = storelet.DestinationError(
+        "; ".join(each.message for each in failures),
+        hint="; ".join(each.hint for each in failures if each.hint) or None,
+    )
+    codes = {each.exit_code for each in failures}
+    joined.exit_code = codes.pop() if len(codes) == 1 else joined.exit_code
+    return joined
+
+
+def _try_save(
+    backup: storelet.ZipBackup, save: SaveS3 | SaveDirectory
+) -> storelet.StoreletError | None:
+    try:
+        match save:
+            case SaveDirectory():
+                backup.save_to_directory(save.directory)
+            case SaveS3():
+                backup.save_to_s3(save.s3, **_options(save))
+    except storelet.StoreletError as error:
+        _log.error("%s", error)
+        return error
+    return None
+
+
+def _options(save: SaveS3) -> dict[str, Any]:
+    """Return the keywords of `save_to_s3`, secrets in their place."""
+    options: dict[str, Any] = {}
+    for name, value in save:
+        if value is None or name == "s3":
+            continue
+        if name == "upload":
+            options[name] = value.model_dump(exclude_none=True)
+        elif isinstance(value, secrets.SecretReference | SecretStr):
+            options[name] = secrets.resolve(value)
+        else:
+            options[name] = value
+    return options

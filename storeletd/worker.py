@@ -1,0 +1,245 @@
+"""The worker: the child process that does one run.
+
+1. it reads the job from standard input and where to report from its environment;
+2. a YAML job becomes calls of the library, one for one; a Python module is executed as
+   `__main__`, in the text that was checked;
+3. what the library reports, and what is logged, goes to the runner as events;
+4. its last event is the outcome.
+
+Nobody imports this module: the daemon runs it, and here alone a job's own code is executed.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+import types
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal, NoReturn
+
+import storelet
+from storeletd import events, secrets
+from storeletd.jobs import Job
+from storeletd.steps import run_settings
+
+_log = logging.getLogger("storeletd.worker")
+
+_PROGRESS_SECONDS = 0.2
+_FILE_LINES = 1_000  # of "Added file …" in the log of a run with `log_files: auto`
+
+
+def main() -> int:
+    """Do the run that standard input describes; its outcome is the last event."""
+    channel = _Channel(int(os.environ.pop(events.EVENTS_FD)))
+    signal.signal(signal.SIGTERM, _exit_in_order)
+    job = Job.from_json(sys.stdin.read())
+    _detach_standard_input()
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr] # it is a text file
+    reporter = _Reporter(channel)
+    with (
+        _logging_to(channel, job.settings.log_files),
+        storelet.observe(reporter.observe),
+        storelet.never_include(os.environ.pop("STATE_DIRECTORY")),
+        storelet.never_include(os.environ["TMPDIR"]),
+    ):
+        ended = _run(job, channel, reporter.figures)
+    reporter.send_progress()
+    channel.send(ended)
+    return 0
+
+
+def _run(job: Job, channel: _Channel, figures: storelet.Figures) -> events.Ended:
+    """Do the job's work and say how it ended."""
+    status = 0
+    try:
+        _set_environment(job)
+        if job.language == "yaml":
+            run_settings(job)
+        else:
+            _run_module(job)
+    except storelet.StoreletError as error:
+        channel.check_process()
+        return events.Ended(
+            outcome="failed", message=error.message, hint=error.hint, exit_code=error.exit_code
+        )
+    except SystemExit as error:
+        channel.check_process()
+        status = _find_status(error)
+    except Exception as error:  # noqa: BLE001 - a module may raise anything
+        channel.check_process()
+        traceback.print_exc()
+        said = traceback.format_exception_only(error)[-1].strip()
+        return events.Ended(outcome="failed", message=said)
+    channel.check_process()
+    return events.conclude(status, saved=len(figures.archives), skipped=figures.skipped)
+
+
+def _find_status(error: SystemExit) -> int:
+    """Return the status that Python itself would end with."""
+    match error.code:
+        case None:
+            return 0
+        case int(code):
+            return code & 0xFF
+        case said:
+            print(said, file=sys.stderr)  # noqa: T201 - as Python does
+            return 1
+
+
+def _set_environment(job: Job) -> None:
+    for name, value in job.settings.environment.items():
+        os.environ[name] = secrets.resolve(value) if not isinstance(value, str) else value
+    time.tzset()  # TZ may be among them
+
+
+def _run_module(job: Job) -> None:
+    """Execute a Python backup module as `python FILE` would, in the text that was checked."""
+    module = types.ModuleType("__main__")
+    module.__file__ = job.path
+    sys.modules["__main__"] = module
+    # Last, not first: a job called queue.py must not be imported where Python's queue is meant.
+    sys.path.append(os.path.dirname(job.path))
+    sys.argv = [job.path]
+    try:
+        exec(compile(job.source, job.path, "exec"), module.__dict__)  # noqa: S102 - our purpose
+    finally:
+        _finish_module()
+
+
+def _finish_module() -> None:
+    """Wait for threads and call what atexit knows, as Python does when a script ends."""
+    for thread in threading.enumerate():
+        if thread is not threading.main_thread() and not thread.daemon:
+            thread.join()
+    atexit._run_exitfuncs()
+
+
+def _detach_standard_input() -> None:
+    """Let what the job starts find the end of its input, not ours."""
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+
+
+def _exit_in_order(_number: int, _frame: types.FrameType | None) -> NoReturn:
+    """End by an exception, so that uploads are aborted and temporary directories removed."""
+    raise SystemExit(128 + signal.SIGTERM)
+
+
+class _Channel:
+    """The pipe to the runner."""
+
+    def __init__(self, descriptor: int) -> None:
+        os.set_inheritable(descriptor, False)  # what the job starts must not hold it open
+        self._descriptor = descriptor
+        self._process = os.getpid()
+        self._sending = threading.Lock()  # a module may back up in several threads
+
+    def check_process(self) -> None:
+        """Raise what is being handled, or end, in a process that a module has forked."""
+        if os.getpid() != self._process:
+            if sys.exc_info()[1] is not None:
+                raise
+            raise SystemExit(0)
+
+    def send(self, event: events.Event) -> None:
+        if os.getpid() != self._process:  # what a forked process does is no part of the run
+            return
+        line = events.encode(event)
+        with self._sending:
+            while line:
+                line = line[os.write(self._descriptor, line) :]
+
+
+class _Reporter:
+    """The observer: counts the library's events and passes on what the runner wants to know."""
+
+    def __init__(self, channel: _Channel) -> None:
+        self.figures = storelet.Figures()
+        self._channel = channel
+        self._current: str | None = None
+        self._next_progress = 0.0
+
+    def observe(self, event: storelet.Event) -> None:
+        self.figures.count(event)
+        match event:
+            case storelet.Added(path=path):
+                self._current = path
+                if time.monotonic() >= self._next_progress:
+                    self.send_progress()
+            case storelet.Skipped(path=path, reason=reason):
+                self._channel.send(events.SkippedEntry(path=path, reason=reason))
+            case storelet.Truncated(path=path, reason=reason):
+                self._channel.send(events.SkippedEntry(path=path, reason=reason))
+            case storelet.Saved(url=url, bytes=size):
+                self._channel.send(events.SavedArchive(url=url, bytes=size))
+
+    def send_progress(self) -> None:
+        self._next_progress = time.monotonic() + _PROGRESS_SECONDS
+        self._channel.send(
+            events.Progress(
+                files=self.figures.files,
+                bytes_read=self.figures.bytes_read,
+                skipped=self.figures.skipped,
+                current=self._current,
+            )
+        )
+
+
+@contextmanager
+def _logging_to(channel: _Channel, log_files: bool | Literal["auto"]) -> Iterator[None]:
+    """Send log records to the runner.
+
+    `storelet.setup_logging()` in a module finds a root logger that has a handler, and leaves it.
+    """
+    handler = _ChannelHandler(channel)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler], force=True)
+    logging.getLogger("botocore").setLevel(logging.WARNING)
+    limit = {"auto": _FILE_LINES, True: None, False: 0}[log_files]
+    counter = _FileLines(limit)
+    logging.getLogger("storelet.files").addFilter(counter.admit)
+    try:
+        yield
+    finally:
+        if counter.more:
+            _log.info("Added %d more files", counter.more)
+
+
+class _FileLines:
+    """Lets the first lines about files through and counts the rest; a million drown a journal."""
+
+    def __init__(self, limit: int | None) -> None:
+        self.more = 0
+        self._left = limit
+
+    def admit(self, _record: logging.LogRecord) -> bool:
+        if self._left is None:
+            return True
+        if self._left > 0:
+            self._left -= 1
+            return True
+        self.more += 1
+        return False
+
+
+class _ChannelHandler(logging.Handler):
+    def __init__(self, channel: _Channel) -> None:
+        super().__init__()
+        self._channel = channel
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._channel.send(events.Logged(level=record.levelno, message=self.format(record)))
+        except OSError:
+            self.handleError(record)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,141 @@
+"""A run in words."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import click
+import pytest
+
+from storeletd.ctl.replies import Run, RunDetails, SkippedEntry
+from storeletd.ctl.runs import worst_exit_code
+from storeletd.ctl.summaries import (
+    describe_outcome,
+    describe_run,
+    describe_runs,
+    describe_skipped,
+)
+
+URL = "s3://my-bucket/web/website_20261125023000.zip"
+
+
+def _run(**fields: object) -> Run:
+    success = Run(
+        id=43,
+        job="website",
+        kind="backup",
+        cause="schedule",
+        state="finished",
+        outcome="success",
+        exit_code=0,
+        due={"first": "2026-11-25T02:30:00Z", "last": "2026-11-25T02:30:00Z", "count": 1},
+        queued_at="2026-11-25T02:30:00Z",
+        begun_at="2026-11-25T02:30:00Z",
+        finished_at="2026-11-25T02:33:04Z",
+        message=None,
+        hint=None,
+        files=1204,
+        bytes_read=1_288_490_189,
+        skipped=0,
+        archives=[{"url": URL, "bytes": 1_181_116_006}],
+        collided_with=None,
+    )
+    return cast(Run, {**success, **fields})
+
+
+FAILED = _run(
+    id=42,
+    outcome="failed",
+    exit_code=1,
+    message="no such bucket: my-\x1bbucket",
+    hint="aws s3 mb s3://my-bucket",
+    archives=[],
+    finished_at="2026-11-25T02:30:02Z",
+)
+MISSED = _run(
+    id=41,
+    outcome="missed",
+    begun_at=None,
+    due={"first": "2026-11-20T02:30:00Z", "last": "2026-11-24T02:30:00Z", "count": 5},
+    message="nothing was running to start it",
+    archives=[],
+)
+RUNNING = _run(id=44, state="running", outcome=None, finished_at=None, archives=[])
+
+
+@pytest.mark.parametrize(
+    ("run", "line"),
+    [
+        (_run(), f"website: success in 3m04s: {URL} (1.1 GiB), 1,204 files, 1.2 GiB"),
+        (
+            _run(outcome="partial", skipped=2, message="2 entries are not in the archive"),
+            f"website: partial in 3m04s: {URL} (1.1 GiB), 1,204 files, 1.2 GiB, 2 skipped",
+        ),
+        (FAILED, r"website: failed in 2s: no such bucket: my-\x1bbucket"),
+        (
+            _run(begun_at=None, outcome="cancelled", message="cancelled by you", archives=[]),
+            "website: cancelled: cancelled by you",
+        ),
+    ],
+)
+def test_an_outcome_is_one_line(run: Run, line: str) -> None:
+    assert click.unstyle(describe_outcome(run)) == line
+
+
+def test_runs_are_aligned_and_say_why_they_failed() -> None:
+    lines = [click.unstyle(line) for line in describe_runs([RUNNING, _run(), FAILED, MISSED])]
+    assert [line.split("  ")[0] for line in lines if not line.startswith(" ")] == [
+        "44",
+        "43",
+        "42",
+        "41",
+    ]
+    assert "1,204 files, 1.2 GiB" in lines[1]
+    assert r"no such bucket: my-\x1bbucket" in lines[2]
+    assert lines[3] == "    Try: aws s3 mb s3://my-bucket"
+    assert lines[4].endswith("nothing was running to start it, 5 due times")
+
+
+def test_the_first_skipped_entries_are_shown_and_the_rest_is_counted() -> None:
+    entries = [SkippedEntry(path=f"/srv/{n}", reason="permission denied") for n in range(1000)]
+    lines = describe_skipped(_run(skipped=1204), entries, most=2)
+    assert lines == [
+        "skipped /srv/0: permission denied",
+        "skipped /srv/1: permission denied",
+        "and 1,202 more: storeletctl history --run 43",
+    ]
+
+
+def test_all_of_a_run_is_shown() -> None:
+    details = cast(
+        RunDetails,
+        {
+            **_run(outcome="partial", skipped=1),
+            "skipped_entries": [{"path": "/srv/\x1b[2J", "reason": "permission denied"}],
+            "output": [f"line {n}\t\x07" for n in range(9)],
+        },
+    )
+    lines = [click.unstyle(line) for line in describe_run(details)]
+    assert lines[0] == "run 43 of website: partial"
+    assert f"  archive:  {URL} (1.1 GiB)" in lines
+    assert r"  skipped /srv/\x1b[2J: permission denied" in lines
+    assert lines[-9:] == [rf"    line {n}  \x07" for n in range(9)]
+    assert all(line.isprintable() for line in lines)
+    assert len(list(describe_run(details, brief=True))) == len(lines) - 4
+
+
+@pytest.mark.parametrize(
+    ("codes", "worst"),
+    [
+        ([], 0),
+        ([0, 75], 75),
+        ([75, 3, 0], 3),
+        ([3, 143], 143),
+        ([143, 124, 3], 124),
+        ([124, 1, 143], 1),
+        ([0, 11], 11),
+        ([4, 1], 1),
+    ],
+)
+def test_of_several_exit_codes_the_worst_counts(codes: list[int], worst: int) -> None:
+    assert worst_exit_code(codes) == worst
