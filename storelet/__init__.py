@@ -1,6 +1,8 @@
 """Backups as plain zip files in Amazon S3, from a script of a few lines."""
 
 from storelet.backup import NewDirectory, ZipBackup
+from storelet.destination.directory import Directory
+from storelet.destination.s3 import S3
 from storelet.errors import (
     ArchiveExistsError,
     CredentialsError,
@@ -11,6 +13,7 @@ from storelet.errors import (
     SourceMissingError,
     StoreletError,
     UsageError,
+    join_errors,
 )
 from storelet.logs import LOGGING_DEFAULTS, setup_logging
 from storelet.observer import (
@@ -28,11 +31,13 @@ from storelet.source import never_include
 
 __all__ = [
     "LOGGING_DEFAULTS",
+    "S3",
     "Added",
     "ArchiveExistsError",
     "CredentialsError",
     "DestinationError",
     "DestinationMissingError",
+    "Directory",
     "Event",
     "Figures",
     "NewDirectory",
@@ -47,6 +52,7 @@ __all__ = [
     "Truncated",
     "UsageError",
     "ZipBackup",
+    "join_errors",
     "never_include",
     "observe",
     "setup_logging",

@@ -15,13 +15,13 @@ sink raises ends the backup. What is not guaranteed: that two files were read at
 from __future__ import annotations
 
 import time
-import zlib
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import chain
 from typing import Protocol
 
 from storelet import zipformat
-from storelet.deflate import deflate_blocks, deflate_whole
+from storelet.deflate import Engine, Joined, deflate_blocks
 from storelet.observer import Added, Event, Skipped, Truncated
 from storelet.source import BLOCK_BYTES, Entry, OpenedFile, UnreadableError, open_file, read_link
 from storelet.zipformat import ArchiveRecord, Member
@@ -46,10 +46,11 @@ class Sink(Protocol):
 class ArchiveWriter:
     """Writes one archive to a sink."""
 
-    def __init__(self, sink: Sink, record: ArchiveRecord) -> None:
+    def __init__(self, sink: Sink, record: ArchiveRecord, engine: Engine) -> None:
         self.offset = 0  # bytes written so far
         self._sink = sink
         self._record = record
+        self._engine = engine
         self._names = _Names()
         self._central = bytearray()
         self._count = 0
@@ -103,7 +104,7 @@ class ArchiveWriter:
 
     def _add_small(self, file: OpenedFile) -> Member:
         data = file.read_whole()
-        deflated = deflate_whole(data)
+        deflated = self._engine.whole(data) if data else None
         member = replace(
             self._member(file.entry),
             method=zipformat.STORED if deflated is None else zipformat.DEFLATED,
@@ -122,14 +123,14 @@ class ArchiveWriter:
         )
         start = self.offset
         self._write(zipformat.local_header(member))
-        counted = _Counted(first, blocks)
+        joined = Joined()
         before = self.offset
-        for piece in deflate_blocks(counted):
+        for piece in deflate_blocks(self._engine, chain([first], blocks), joined):
             self._write(piece)
         member = replace(
             member,
-            crc=counted.crc,
-            size=counted.size,
+            crc=joined.crc,
+            size=joined.size,
             stored_size=self.offset - before,
             flags=file.changed * zipformat.CHANGED | bool(file.broken_off) * zipformat.TRUNCATED,
         )
@@ -140,7 +141,9 @@ class ArchiveWriter:
     def _write_whole(self, member: Member, data: bytes, deflated: bytes | None = None) -> Member:
         """Write a member that is in memory: `data`, or what it deflated to."""
         stored = data if deflated is None else deflated
-        member = replace(member, crc=zlib.crc32(data), size=len(data), stored_size=len(stored))
+        member = replace(
+            member, crc=self._engine.crc32(data), size=len(data), stored_size=len(stored)
+        )
         start = self.offset
         self._write(zipformat.local_header(member) + stored)
         self._finish(member, start)
@@ -192,25 +195,6 @@ def read_record(entry: Entry) -> ArchiveRecord | None:
             return zipformat.read_archive_record(file.read_at(catalogue[0], _FIRST_HEADER_BYTES))
     except UnreadableError:
         return None
-
-
-class _Counted:
-    """Blocks on their way to the deflater, their size and CRC counted."""
-
-    def __init__(self, first: bytes, rest: Iterator[bytes]) -> None:
-        self.size = 0
-        self.crc = 0
-        self._first = first
-        self._rest = rest
-
-    def __iter__(self) -> Iterator[bytes]:
-        yield self._count(self._first)
-        yield from map(self._count, self._rest)
-
-    def _count(self, block: bytes) -> bytes:
-        self.size += len(block)
-        self.crc = zlib.crc32(block, self.crc)
-        return block
 
 
 class _Names:

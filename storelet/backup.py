@@ -1,64 +1,69 @@
 """`ZipBackup`, the script's API: sources go in, archives come out at destinations.
 
-Files are read when they are included, into an archive in a temporary file that has no name:
-whatever happens, nothing of it is left. Saving completes a copy of the catalogue behind it and
-sends all of it; more may be included and saved afterwards.
+Without a destination it is spooled: files are read when they are included and the archive is
+saved as often as asked for. With one it is streamed: files are read when the block ends, and go
+to the destination as they are read.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import re
-import socket
-import stat
-import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from datetime import UTC, datetime, timedelta
-from threading import Lock
 from types import TracebackType
 from typing import Any
 
-from storelet.archive import ArchiveWriter, read_record
+from storelet.deflate import COMPRESSIONS, Compression, find_engine
 from storelet.destination.contract import Destination
 from storelet.destination.directory import Directory
 from storelet.destination.s3 import S3
-from storelet.errors import ArchiveExistsError, StoreletError, UsageError
-from storelet.observer import Event, Passed, Saved, report
+from storelet.errors import UsageError
+from storelet.label import Label
+from storelet.observer import Event, Passed, report
 from storelet.source import Entry, Source, find_file, never_include, walk
-from storelet.temporary import Spool, temporary_directory
-from storelet.zipformat import ArchiveRecord
+from storelet.spooled import SpooledBackup
+from storelet.streamed import StreamedBackup
+from storelet.temporary import temporary_directory
 
 __all__ = ["NewDirectory", "ZipBackup"]
 
 _log = logging.getLogger("storelet")
 
-_NAME_BYTES = 255 - len("_YYYYMMDDhhmmss.zip")  # a file's name has 255 at most
-_NAMES_TRIED = 60  # seconds after now whose names may all be taken before we give up
-
 
 class ZipBackup:
     """A backup in the making; use it as a context manager.
 
-    `name` begins the archives' names: `<name>_<YYYYMMDDhhmmss>.zip`.
+    `name` begins the archives' names: `<name>_<YYYYMMDDhhmmss>.zip`. With `destination`, one or
+    several of S3 and Directory, the archive is streamed there when the block ends well, and the
+    sources must stay in place until then. `compression` is `fast`, `small` (2.5 times slower, a
+    few per cent smaller) or `none`.
     """
 
-    def __init__(self, name: str) -> None:
-        if not name or "/" in name or not name.isprintable() or len(name.encode()) > _NAME_BYTES:
-            raise UsageError(
-                f"not a name for a backup: {name!r}",
-                hint=f"give a name of at most {_NAME_BYTES} bytes, without `/`; prefix= puts "
-                "archives under a path",
-            )
+    def __init__(
+        self,
+        name: str,
+        *,
+        destination: Destination | Sequence[Destination] | None = None,
+        compression: Compression = "fast",
+    ) -> None:
         self.name = name
-        self._lock = Lock()  # what several threads include must not get into each other
-        self._record = ArchiveRecord(job=name, host=socket.gethostname(), started_ns=time.time_ns())
-        self._own_archive = re.compile(rf"{re.escape(name)}_[0-9]{{14}}\.zip")
-        self._spool = Spool()
-        self._writer = ArchiveWriter(self._spool, self._record)
-        self._is_whole = True
-        self._is_saved = False
+        self._label = Label(name)
+        if compression not in COMPRESSIONS:
+            raise UsageError(
+                f"no such compression: {compression!r}", hint=f"one of {', '.join(COMPRESSIONS)}"
+            )
+        destinations = _several(destination)
+        self._places = frozenset(
+            os.path.realpath(each.path) for each in destinations if isinstance(each, Directory)
+        )
+        self._kept = ExitStack()  # new directories, until a stream has read them
+        engine = find_engine(compression)
+        self._way: SpooledBackup | StreamedBackup
+        if destinations:
+            self._way = StreamedBackup(self._label, engine, destinations)
+        else:
+            self._way = SpooledBackup(self._label, engine)
 
     def __enter__(self) -> ZipBackup:
         """Begin the backup."""
@@ -70,14 +75,22 @@ class ZipBackup:
         value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """End the backup; what was not saved is gone."""
-        self.close()
-        if kind is None and not self._is_saved:
+        """End the backup; one with a destination is saved now, unless the block raised.
+
+        Raises StoreletError.
+        """
+        try:
+            if kind is None and isinstance(self._way, StreamedBackup):
+                self._way.write()
+        finally:
+            self.close()
+        if kind is None and isinstance(self._way, SpooledBackup) and not self._way.is_saved:
             _log.warning("Backup %s ended without having been saved anywhere", self.name)
 
     def close(self) -> None:
-        """Give the temporary file back; may be called twice."""
-        self._spool.close()
+        """Let go of all temporary files; what was not saved is gone. May be called twice."""
+        self._way.close()
+        self._kept.close()
 
     def include_directory(
         self,
@@ -111,7 +124,10 @@ class ZipBackup:
         )
         _log.debug("Walking %s", absolute)
         for found in walk(source):
-            self._include(self._pass_own_archive(found))
+            if isinstance(found, Entry) and self._label.is_own_archive(found, self._places):
+                self._include(Passed(path=found.path, reason="it is an archive of Storelet's"))
+            else:
+                self._include(found)
 
     def include_file(self, path: str | os.PathLike[str], name: str | None = None) -> None:
         """Include one file, under its own name in the archive's root or as member `name`.
@@ -150,87 +166,24 @@ class ZipBackup:
         """Save the archive into a directory and return its URL. Raises DestinationError."""
         return self._save(Directory(path))
 
-    def _pass_own_archive(self, found: Entry | Event) -> Entry | Event:
-        """Pass over archives of this backup, or a destination inside a source doubles nightly.
-
-        They are known by their names and by their own records: nothing else is left out.
-        """
-        if not isinstance(found, Entry) or not stat.S_ISREG(found.mode):
-            return found
-        if not self._own_archive.fullmatch(os.path.basename(found.path)):
-            return found
-        record = read_record(found)
-        if record is None or record.job != self.name:
-            return found
-        return Passed(path=found.path, reason="it is an archive of this backup")
+    def _keep(self, cleanup: ExitStack) -> None:
+        """Take over the clean-up of a new directory where its files are read later."""
+        if isinstance(self._way, StreamedBackup):
+            self._kept.push(cleanup.pop_all())
 
     def _include(self, found: Entry | Event) -> None:
-        if not isinstance(found, Entry):
+        if isinstance(found, Entry):
+            self._way.include(found)
+        else:
             report(found)
-            return
-        with self._lock:
-            self._require_whole()
-            self._is_whole = False  # until the member is: a script may catch what ends it halfway
-            for event in self._writer.add(found):
-                report(event)
-            self._is_whole = True
-
-    def _require_whole(self) -> None:
-        """Raise where nothing more may be done with the archive."""
-        if self._spool.is_closed:
-            raise UsageError(
-                f"backup {self.name} has ended", hint="include and save inside its with block"
-            )
-        if not self._is_whole:
-            raise StoreletError(
-                f"backup {self.name} broke off in the middle of a file and cannot go on",
-                hint="see the error before this one",
-            )
 
     def _save(self, destination: Destination) -> str:
-        """Send the archive under the first free name from this second on."""
-        with self._lock:
-            self._require_whole()
-            size, tail = self._writer.offset, self._writer.central_directory()
-        for name in self._archive_names():
-            try:
-                url = self._send(destination, name, size, tail)
-            except ArchiveExistsError:
-                _log.debug("%s is taken in %s", name, destination)
-                continue
-            self._is_saved = True
-            report(Saved(url=url, destination=str(destination), bytes=size + len(tail)))
-            return url
-        raise ArchiveExistsError(
-            f"the names of the next {_NAMES_TRIED} s are all taken in {destination}",
-            hint="is something else writing archives of the same name there?",
-        )
-
-    def _archive_names(self) -> Iterator[str]:
-        now = datetime.now().astimezone()
-        for seconds in range(_NAMES_TRIED):
-            stamp = now + timedelta(seconds=seconds)
-            yield f"{self.name}_{stamp:%Y%m%d%H%M%S}.zip"
-
-    def _send(self, destination: Destination, name: str, size: int, tail: bytes) -> str:
-        upload = destination.open_upload(name, self._metadata())
-        try:
-            for piece in self._spool.read(size):
-                upload.write(piece)
-            upload.write(tail)
-            return upload.commit()
-        except BaseException:
-            upload.abort()
-            raise
-
-    def _metadata(self) -> dict[str, str]:
-        """Say in ASCII, as S3 metadata must be, what the archive's own record says."""
-        started = datetime.fromtimestamp(self._record.started_ns / 1e9, UTC)
-        return {
-            "storelet-job": _ascii(self._record.job),
-            "storelet-host": _ascii(self._record.host),
-            "storelet-started": started.isoformat(timespec="microseconds"),
-        }
+        if isinstance(self._way, StreamedBackup):
+            raise UsageError(
+                f"backup {self.name} goes to its destination when its block ends",
+                hint="leave out destination= to save by hand",
+            )
+        return self._way.save(destination)
 
 
 class NewDirectory:
@@ -261,10 +214,24 @@ class NewDirectory:
         value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Include the content, unless the block raised; remove the directory in any case."""
+        """Include the content, unless the block raised; remove the directory in any case.
+
+        A streamed backup reads it later, so it stays until then.
+        """
         with self._cleanup:
             if kind is None:
                 self._backup.include_directory(self.path, name=self.name)
+                self._backup._keep(self._cleanup)
+
+
+def _several(destination: Destination | Sequence[Destination] | None) -> Sequence[Destination]:
+    if destination is None:
+        return ()
+    if not isinstance(destination, Sequence):
+        return (destination,)
+    if not destination:
+        raise UsageError("destination is an empty list", hint="give S3(…) or Directory(…)")
+    return tuple(destination)
 
 
 def _absolute(path: str | os.PathLike[str]) -> str:
@@ -299,7 +266,3 @@ def _strings(values: Iterable[str], argument: str) -> tuple[str, ...]:
     if isinstance(values, str):
         raise UsageError(f"{argument} is one string", hint=f"give a list: {argument}=[{values!r}]")
     return tuple(values)
-
-
-def _ascii(text: str) -> str:
-    return text.encode("ascii", "backslashreplace").decode()

@@ -17,6 +17,8 @@ it is a skipped entry (`observer.Skipped`) and the backup goes on.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 __all__ = [
     "ArchiveExistsError",
     "CredentialsError",
@@ -27,6 +29,7 @@ __all__ = [
     "SourceMissingError",
     "StoreletError",
     "UsageError",
+    "join_errors",
 ]
 
 
@@ -82,3 +85,16 @@ class PermissionDeniedError(DestinationError, PermissionError):
 
 class ArchiveExistsError(DestinationError, FileExistsError):
     """An archive of that name is there already and stays as it is."""
+
+
+def join_errors(errors: Sequence[StoreletError]) -> StoreletError:
+    """Return one error that says all; it has their exit code, where that is the same."""
+    if len(errors) == 1:
+        return errors[0]
+    joined = DestinationError(
+        "; ".join(each.message for each in errors),
+        hint="; ".join(dict.fromkeys(each.hint for each in errors if each.hint)) or None,
+    )
+    codes = {each.exit_code for each in errors}
+    joined.exit_code = codes.pop() if len(codes) == 1 else joined.exit_code
+    return joined

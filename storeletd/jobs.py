@@ -16,7 +16,13 @@ from pydantic import BaseModel
 
 from storelet.errors import StoreletError
 from storeletd.secrets import SecretReference
-from storeletd.settings import SETTINGS_IN, Language, Settings, json_schema
+from storeletd.settings import (
+    SAID_BY_CODE,
+    SETTINGS_IN,
+    Language,
+    Settings,
+    json_schema,
+)
 
 __all__ = ["Job", "JobFileError", "JobProblem", "Settings", "json_schema"]
 
@@ -125,8 +131,8 @@ class Job:
         return frozenset(each.name for each in references if each.kind == "env")
 
     def _has(self, setting: str) -> bool:
-        """Whether there is such a setting: a module's code says what it includes and saves."""
-        return self.language == "yaml" or setting not in {"include", "save"}
+        """Whether there is such a setting: a module's code says what it includes, and how."""
+        return self.language == "yaml" or setting not in SAID_BY_CODE
 
     def _origin(self, setting: str) -> str:
         line = self.lines.get(setting)

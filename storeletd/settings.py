@@ -49,6 +49,7 @@ from storeletd.values import (
 __all__ = [
     "INCLUDE_KINDS",
     "MODULE_CONSTANTS",
+    "SAID_BY_CODE",
     "SAVE_KINDS",
     "SETTINGS_IN",
     "IncludeDirectory",
@@ -304,8 +305,14 @@ class Settings(_Model):
         "Europe/Berlin",
         validate_default=True,
     )
-    include: _Includes = ()  # a Python module's own code says these two
+    include: _Includes = ()
     save: _Saves = ()
+    compression: Literal["fast", "small", "none"] = _setting(
+        "How hard to deflate: small is 2.5 times slower than fast and a few per cent smaller, none"
+        " stores everything as it is.",
+        "small",
+        default="fast",
+    )
     timeout: Duration | None = _setting(
         "How long a run may take; then it is ended with all that it started, and its outcome is"
         " timeout. Left out, it may take for ever.",
@@ -350,8 +357,9 @@ class YamlSettings(Settings):
 
 Language = Literal["yaml", "python"]
 SETTINGS_IN: Mapping[Language, type[Settings]] = {"yaml": YamlSettings, "python": Settings}
+SAID_BY_CODE = frozenset({"compression", "include", "save"})  # of a Python module
 MODULE_CONSTANTS: Mapping[str, str] = {
-    name.upper(): name for name in Settings.model_fields if name not in {"include", "save"}
+    name.upper(): name for name in Settings.model_fields if name not in SAID_BY_CODE
 }
 
 

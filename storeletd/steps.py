@@ -6,7 +6,6 @@ import logging
 import os
 import shlex
 import subprocess
-from collections.abc import Sequence
 from typing import Any
 
 from pydantic import SecretStr
@@ -34,16 +33,41 @@ class CommandFailedError(storelet.StoreletError):
 
 
 def run_settings(job: Job) -> None:
-    """Back up what the job includes and save it wherever it says.
+    """Back up what the job includes, to all that it saves to, in one stream.
 
     Raises StoreletError. A destination that fails does not keep the others from theirs.
     """
-    with storelet.ZipBackup(job.name) as backup:
-        for include in job.settings.include:
-            _include(job, backup, include)
-        failures = [error for save in job.settings.save if (error := _try_save(backup, save))]
+    destinations, failures = _make_destinations(job)
+    if destinations:
+        try:
+            with storelet.ZipBackup(
+                job.name, destination=destinations, compression=job.settings.compression
+            ) as backup:
+                for include in job.settings.include:
+                    _include(job, backup, include)
+        except storelet.DestinationError as error:
+            failures.append(error)
     if failures:
-        raise _join(failures)
+        raise storelet.join_errors(failures)
+
+
+def _make_destinations(
+    job: Job,
+) -> tuple[list[storelet.S3 | storelet.Directory], list[storelet.StoreletError]]:
+    """Return the destinations, and why others cannot be: their secrets are not to be had."""
+    destinations: list[storelet.S3 | storelet.Directory] = []
+    failures: list[storelet.StoreletError] = []
+    for save in job.settings.save:
+        try:
+            match save:
+                case SaveDirectory():
+                    destinations.append(storelet.Directory(save.directory))
+                case SaveS3():
+                    destinations.append(storelet.S3(save.s3, **_options(save)))
+        except storelet.StoreletError as error:
+            _log.error("%s", error)
+            failures.append(error)
+    return destinations, failures
 
 
 def _include(
@@ -106,36 +130,8 @@ def _make_arguments(command: str | tuple[str, ...], directory: str) -> list[str]
     return ["/bin/sh", "-c", text]
 
 
-def _join(failures: Sequence[storelet.StoreletError]) -> storelet.StoreletError:
-    """Return one error that says all."""
-    if len(failures) == 1:
-        return failures[0]
-    joined = storelet.DestinationError(
-        "; ".join(each.message for each in failures),
-        hint="; ".join(each.hint for each in failures if each.hint) or None,
-    )
-    codes = {each.exit_code for each in failures}
-    joined.exit_code = codes.pop() if len(codes) == 1 else joined.exit_code
-    return joined
-
-
-def _try_save(
-    backup: storelet.ZipBackup, save: SaveS3 | SaveDirectory
-) -> storelet.StoreletError | None:
-    try:
-        match save:
-            case SaveDirectory():
-                backup.save_to_directory(save.directory)
-            case SaveS3():
-                backup.save_to_s3(save.s3, **_options(save))
-    except storelet.StoreletError as error:
-        _log.error("%s", error)
-        return error
-    return None
-
-
 def _options(save: SaveS3) -> dict[str, Any]:
-    """Return the keywords of `save_to_s3`, secrets in their place."""
+    """Return the keywords of `S3`, secrets in their place."""
     options: dict[str, Any] = {}
     for name, value in save:
         if value is None or name == "s3":

@@ -31,8 +31,12 @@ destination.s3errors    errors
 destination.directory   errors observer destination.contract
 destination.s3          errors observer destination.contract destination.s3errors
 temporary               errors
-backup                  errors observer zipformat source archive temporary destination.contract
-                        destination.directory destination.s3
+label                   errors zipformat source archive
+spooled                 errors observer deflate source archive temporary label
+                        destination.contract
+streamed                errors observer deflate source archive label destination.contract
+backup                  errors observer source deflate temporary label spooled streamed
+                        destination.contract destination.directory destination.s3
 """
 DAEMON = """
 expression

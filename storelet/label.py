@@ -1,0 +1,84 @@
+"""What an archive is called, what it says of itself, and how it is known again.
+
+An archive's time is the moment its backup began, in UTC, in its own record and its metadata; the
+local time in its name is for people, and an hour of every autumn has it twice.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import stat
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+
+from storelet.archive import read_record
+from storelet.errors import ArchiveExistsError, UsageError
+from storelet.source import Entry
+from storelet.zipformat import ArchiveRecord
+
+__all__ = ["Label", "names_taken"]
+
+_NAMES_TRIED = 60  # seconds after now whose names may all be taken before we give up
+_NAME_BYTES = 255 - len("_YYYYMMDDhhmmss.zip")  # a file's name has 255 at most
+_ARCHIVE_NAME = re.compile(r"(.+)_[0-9]{14}\.zip", re.DOTALL)
+
+
+class Label:
+    """The label of one backup's archives."""
+
+    def __init__(self, name: str) -> None:
+        if not name or "/" in name or not name.isprintable() or len(name.encode()) > _NAME_BYTES:
+            raise UsageError(
+                f"not a name for a backup: {name!r}",
+                hint=f"give a name of at most {_NAME_BYTES} bytes, without `/`; prefix= puts "
+                "archives under a path",
+            )
+        self.name = name
+        self.record = ArchiveRecord(job=name, host=socket.gethostname(), started_ns=time.time_ns())
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """What the archive's own record says, in ASCII, as S3's metadata must be."""
+        started = datetime.fromtimestamp(self.record.started_ns / 1e9, UTC)
+        return {
+            "storelet-job": _ascii(self.record.job),
+            "storelet-host": _ascii(self.record.host),
+            "storelet-started": started.isoformat(timespec="microseconds"),
+        }
+
+    def file_names(self) -> Iterator[str]:
+        """Yield names for an archive made now, from this second on: the first may be taken."""
+        now = datetime.now().astimezone()
+        for seconds in range(_NAMES_TRIED):
+            yield f"{self.name}_{now + timedelta(seconds=seconds):%Y%m%d%H%M%S}.zip"
+
+    def is_own_archive(self, entry: Entry, places: frozenset[str]) -> bool:
+        """Tell whether a file is an archive that must not go into another.
+
+        That is one of this backup, and any of Storelet's that lies in one of the directories
+        `places`, where this one goes: else each night's would hold all earlier ones. They are
+        known by their names and by their own records; whatever else is there is not meant.
+        """
+        directory, file_name = os.path.split(entry.path)
+        named = _ARCHIVE_NAME.fullmatch(file_name)
+        if named is None or not stat.S_ISREG(entry.mode):
+            return False
+        if named[1] != self.name and os.path.realpath(directory) not in places:
+            return False
+        record = read_record(entry)
+        return record is not None and record.job == named[1]
+
+
+def names_taken(destination: object) -> ArchiveExistsError:
+    """Return the error that says that not one of the names was free."""
+    return ArchiveExistsError(
+        f"the names of the next {_NAMES_TRIED} s are all taken in {destination}",
+        hint="is something else writing archives of the same name there?",
+    )
+
+
+def _ascii(text: str) -> str:
+    return text.encode("ascii", "backslashreplace").decode()
