@@ -8,6 +8,10 @@ For each entry, in the order given:
 3. a larger one is deflated as it is read, its sizes and CRC follow in a data descriptor;
 4. `central_directory` gives the catalogue for all members so far, and may be asked again later.
 
+Where there is much to do, batches of small files are packed by a crew of helpers, each of which
+writes a piece of an archive; pieces are appended in order, their central headers moved to where
+they are then. It is the same archive.
+
 The writer only ever appends: it never seeks, and knows nothing of where the bytes go. What the
 sink raises ends the backup. What is not guaranteed: that two files were read at one moment.
 """
@@ -15,65 +19,115 @@ sink raises ends the backup. What is not guaranteed: that two files were read at
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain
-from typing import Protocol
+from typing import Any, Protocol
 
 from storelet import zipformat
-from storelet.deflate import Engine, Joined, deflate_blocks
+from storelet.crew import Answer, Crew
+from storelet.deflate import Compression, Joined, deflate_blocks, find_engine
 from storelet.observer import Added, Event, Skipped, Truncated
 from storelet.source import BLOCK_BYTES, Entry, OpenedFile, UnreadableError, open_file, read_link
 from storelet.zipformat import ArchiveRecord, Member
 
-__all__ = ["ArchiveWriter", "Sink", "read_record"]
+__all__ = ["ArchiveWriter", "Sink", "pack_event", "read_record", "unpack_event"]
 
 WHOLE_BYTES = BLOCK_BYTES  # a file of this size is still read whole
 # APPNOTE 4.4.10 and 4.4.11: a record's name and extra fields have 16 bits together, and a name
 # that is not UTF-8 stands among the latter once more.
 _NAME_BYTES = 0x7000
 
+_LITTLE_BYTES = 16 << 20  # up to here helpers are not worth their start
+_ENTRY_BYTES = 20 << 10  # what an entry costs beside its bytes, in bytes that are packed
+# A batch is packed in one slot of a helper: 4 MiB, for data, records, and before that the batch.
+_BATCH_ENTRIES = 128
+_BATCH_BYTES = 1 << 20  # before its last entry, which is at most as large again
+_BATCH_NAMES = 64 << 10  # characters
 _FIRST_HEADER_BYTES = 46 + 2 * 0x10000  # central header, APPNOTE 4.3.12: name and extra field
+
+
+_Piece = list[tuple[Entry, int]] | Skipped  # a batch, each entry with its link group
 
 
 class Sink(Protocol):
     """Takes the archive's bytes in order, all of each call or an exception."""
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | memoryview) -> None:
         """Append `data`."""
 
 
 class ArchiveWriter:
-    """Writes one archive to a sink."""
+    """Writes one archive to a sink.
 
-    def __init__(self, sink: Sink, record: ArchiveRecord, engine: Engine) -> None:
+    Without a record it writes a piece of one, whose catalogue is not complete.
+    """
+
+    def __init__(
+        self, sink: Sink, record: ArchiveRecord | None, compression: Compression = "fast"
+    ) -> None:
         self.offset = 0  # bytes written so far
         self._sink = sink
         self._record = record
-        self._engine = engine
+        self._compression: Compression = compression
+        self._engine = find_engine(compression)
         self._names = _Names()
         self._central = bytearray()
         self._count = 0
         self._link_groups: dict[tuple[int, int, int], int] = {}
 
-    def add(self, entry: Entry) -> Iterator[Event]:
-        """Write an entry and yield what became of it, for files and symbolic links.
+    def write(self, entries: Iterable[Entry]) -> Iterator[Event]:
+        """Write entries in order and yield what becomes of each file and symbolic link.
 
-        Directories are silent. Raises what the sink raises; then the archive is lost.
+        Directories are silent. Much is packed on all cores. Raises what the sink raises; then
+        the archive is lost.
         """
+        rest = iter(entries)
+        little = _LITTLE_BYTES
+        for entry in rest:
+            little -= entry.size + _ENTRY_BYTES
+            yield from self.add(entry)
+            if little < 0 and self._count:  # the first one has the archive's record
+                break
+        else:
+            return
+        with Crew(self._compression) as crew:
+            for piece, answer in crew.pack(self._batch(rest)):
+                if isinstance(piece, Skipped):
+                    yield piece
+                elif answer is None:
+                    for entry, link_group in piece:
+                        yield from self.pack(entry, link_group)
+                else:
+                    yield from self._add_answer(piece, answer)
+
+    def add(self, entry: Entry) -> Iterator[Event]:
+        """Write one entry, if its name is free, and yield what became of it."""
         problem = self._names.find_problem(entry)
         if problem:
             yield Skipped(path=entry.path, reason=problem)
-        elif entry.is_directory:
-            if self._names.take(entry):
-                self._write_whole(self._member(entry), b"")
-        else:
-            try:
-                yield from self._add_symlink(entry) if entry.is_symlink else self._add_file(entry)
-            except UnreadableError as error:
-                yield Skipped(path=entry.path, reason=str(error))
-            else:
+            return
+        if entry.is_directory and not self._names.take(entry):
+            return
+        for event in self.pack(entry, self._link_group(entry)):
+            if isinstance(event, Added):
                 self._names.take(entry)
+            yield event
+
+    def pack(self, entry: Entry, link_group: int) -> Iterator[Event]:
+        """Write one entry, whatever its name, and yield what became of it."""
+        try:
+            if entry.is_directory:
+                self._write_whole(_make_member(entry, link_group), b"")
+            elif entry.is_symlink:
+                target = read_link(entry)
+                self._write_whole(_make_member(entry, link_group), target)
+                size = len(target)
+                yield Added(path=entry.path, member=entry.name, bytes_read=0, bytes_stored=size)
+            else:
+                yield from self._add_file(entry, link_group)
+        except UnreadableError as error:
+            yield Skipped(path=entry.path, reason=str(error))
 
     def central_directory(self) -> bytes:
         """Return what completes the archive behind the members written so far."""
@@ -81,17 +135,52 @@ class ArchiveWriter:
             self._count, len(self._central), self.offset
         )
 
-    def _add_symlink(self, entry: Entry) -> Iterator[Event]:
-        target = read_link(entry)
-        self._write_whole(self._member(entry), target)
-        yield Added(path=entry.path, member=entry.name, bytes_read=0, bytes_stored=len(target))
+    @property
+    def central_headers(self) -> bytes:
+        """The central headers of the members written so far, for a piece of an archive."""
+        return bytes(self._central)
 
-    def _add_file(self, entry: Entry) -> Iterator[Event]:
+    def _batch(self, entries: Iterable[Entry]) -> Iterator[tuple[_Piece, list[Any] | None]]:
+        """Yield entries in batches for the crew, and by themselves those that are no matter of it.
+
+        Names are taken here, ahead of the reading.
+        """
+        batch: list[tuple[Entry, int]] = []
+        size = names = 0
+        for entry in entries:
+            problem = self._names.find_problem(entry)
+            if not problem and not self._names.take(entry):
+                continue  # a directory that is there already
+            is_large = not entry.is_directory and entry.size > WHOLE_BYTES
+            if batch and (problem or is_large or _is_full(len(batch), size, names)):
+                yield batch, _pack_batch(batch)
+                batch, size, names = [], 0, 0
+            if problem:
+                yield Skipped(path=entry.path, reason=problem), None
+            elif is_large:
+                yield [(entry, self._link_group(entry))], None
+            else:
+                batch.append((entry, self._link_group(entry)))
+                size += 0 if entry.is_directory else entry.size
+                names += len(entry.path) + len(entry.name)
+        if batch:
+            yield batch, _pack_batch(batch)
+
+    def _add_answer(self, batch: list[tuple[Entry, int]], answer: Answer) -> Iterator[Event]:
+        """Write what a helper has packed, its central headers moved to where that is."""
+        headers, count = zipformat.relocate(answer.central, self.offset)
+        self._write(answer.data)
+        self._central += headers
+        self._count += count
+        for index, *what in answer.events:
+            yield unpack_event(batch[index][0], what)
+
+    def _add_file(self, entry: Entry, link_group: int) -> Iterator[Event]:
         with open_file(entry) as file:
             if file.entry.size <= WHOLE_BYTES:
-                member = self._add_small(file)
+                member = self._add_small(file, link_group)
             else:
-                member = self._add_large(file)
+                member = self._add_large(file, link_group)
         yield Added(
             path=entry.path,
             member=entry.name,
@@ -102,21 +191,21 @@ class ArchiveWriter:
         if file.broken_off:
             yield Truncated(path=entry.path, reason=file.broken_off)
 
-    def _add_small(self, file: OpenedFile) -> Member:
+    def _add_small(self, file: OpenedFile, link_group: int) -> Member:
         data = file.read_whole()
         deflated = self._engine.whole(data) if data else None
         member = replace(
-            self._member(file.entry),
+            _make_member(file.entry, link_group),
             method=zipformat.STORED if deflated is None else zipformat.DEFLATED,
             flags=zipformat.CHANGED if file.changed else 0,
         )
         return self._write_whole(member, data, deflated)
 
-    def _add_large(self, file: OpenedFile) -> Member:
+    def _add_large(self, file: OpenedFile, link_group: int) -> Member:
         blocks = file.blocks()
         first = next(blocks, b"")  # before the header: what cannot be read at all is no member
         member = replace(
-            self._member(file.entry),
+            _make_member(file.entry, link_group),
             method=zipformat.DEFLATED,
             streamed=True,
             zip64=zipformat.needs_zip64(file.entry.size),
@@ -149,7 +238,7 @@ class ArchiveWriter:
         self._finish(member, start)
         return member
 
-    def _write(self, data: bytes) -> None:
+    def _write(self, data: bytes | memoryview) -> None:
         self._sink.write(data)
         self.offset += len(data)
 
@@ -157,20 +246,6 @@ class ArchiveWriter:
         record = None if self._count else self._record
         self._central += zipformat.central_header(member, start, record)
         self._count += 1
-
-    def _member(self, entry: Entry) -> Member:
-        return Member(
-            name=entry.name,
-            mode=entry.mode,
-            uid=entry.uid,
-            gid=entry.gid,
-            mtime_ns=entry.mtime_ns,
-            ctime_ns=entry.ctime_ns,
-            inode=entry.inode,
-            source_size=entry.size,
-            link_group=self._link_group(entry),
-            read_at=int(time.time()),
-        )
 
     def _link_group(self, entry: Entry) -> int:
         """Give the files that several hard links lead to a number each; 0 to all others.
@@ -182,6 +257,58 @@ class ArchiveWriter:
             return 0
         groups = self._link_groups
         return groups.setdefault((entry.device, entry.inode, entry.ctime_ns), len(groups) + 1)
+
+
+def pack_event(index: int, event: Event) -> tuple[Any, ...]:
+    """Return an event about the entry `index` of a batch, for another process."""
+    match event:
+        case Added(bytes_read=read, bytes_stored=stored, changed=changed):
+            return index, "added", read, stored, changed
+        case Skipped(reason=reason):
+            return index, "skipped", reason
+        case Truncated(reason=reason):
+            return index, "truncated", reason
+    raise TypeError(event)
+
+
+def unpack_event(entry: Entry, what: Sequence[Any]) -> Event:
+    """Return the event that `pack_event` packed, without the index."""
+    kind, *values = what
+    if kind == "added":
+        read, stored, changed = values
+        return Added(
+            path=entry.path,
+            member=entry.name,
+            bytes_read=read,
+            bytes_stored=stored,
+            changed=changed,
+        )
+    if kind == "skipped":
+        return Skipped(path=entry.path, reason=values[0])
+    return Truncated(path=entry.path, reason=values[0])
+
+
+def _make_member(entry: Entry, link_group: int) -> Member:
+    return Member(
+        name=entry.name,
+        mode=entry.mode,
+        uid=entry.uid,
+        gid=entry.gid,
+        mtime_ns=entry.mtime_ns,
+        ctime_ns=entry.ctime_ns,
+        inode=entry.inode,
+        source_size=entry.size,
+        link_group=link_group,
+        read_at=int(time.time()),
+    )
+
+
+def _is_full(entries: int, size: int, names: int) -> bool:
+    return entries >= _BATCH_ENTRIES or size >= _BATCH_BYTES or names >= _BATCH_NAMES
+
+
+def _pack_batch(batch: list[tuple[Entry, int]]) -> list[Any]:
+    return [(link_group, entry.pack()) for entry, link_group in batch]
 
 
 def read_record(entry: Entry) -> ArchiveRecord | None:

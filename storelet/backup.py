@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Any
 
-from storelet.deflate import COMPRESSIONS, Compression, find_engine
+from storelet.deflate import COMPRESSIONS, Compression
 from storelet.destination.contract import Destination
 from storelet.destination.directory import Directory
 from storelet.destination.s3 import S3
@@ -58,12 +58,11 @@ class ZipBackup:
             os.path.realpath(each.path) for each in destinations if isinstance(each, Directory)
         )
         self._kept = ExitStack()  # new directories, until a stream has read them
-        engine = find_engine(compression)
         self._way: SpooledBackup | StreamedBackup
         if destinations:
-            self._way = StreamedBackup(self._label, engine, destinations)
+            self._way = StreamedBackup(self._label, compression, destinations)
         else:
-            self._way = SpooledBackup(self._label, engine)
+            self._way = SpooledBackup(self._label, compression)
 
     def __enter__(self) -> ZipBackup:
         """Begin the backup."""
@@ -123,11 +122,7 @@ class ZipBackup:
             one_file_system=one_file_system,
         )
         _log.debug("Walking %s", absolute)
-        for found in walk(source):
-            if isinstance(found, Entry) and self._label.is_own_archive(found, self._places):
-                self._include(Passed(path=found.path, reason="it is an archive of Storelet's"))
-            else:
-                self._include(found)
+        self._way.include(self._choose(walk(source)))
 
     def include_file(self, path: str | os.PathLike[str], name: str | None = None) -> None:
         """Include one file, under its own name in the archive's root or as member `name`.
@@ -136,7 +131,7 @@ class ZipBackup:
         """
         absolute = _absolute(path)
         member = os.path.basename(absolute) if name is None else _check_member_name(name)
-        self._include(find_file(absolute, member))
+        self._way.include([find_file(absolute, member)])
 
     def include_new_dir(self, name: str) -> NewDirectory:
         """Make a temporary directory for a block to fill, included as `name` at its end."""
@@ -171,11 +166,15 @@ class ZipBackup:
         if isinstance(self._way, StreamedBackup):
             self._kept.push(cleanup.pop_all())
 
-    def _include(self, found: Entry | Event) -> None:
-        if isinstance(found, Entry):
-            self._way.include(found)
-        else:
-            report(found)
+    def _choose(self, found: Iterable[Entry | Event]) -> Iterator[Entry]:
+        """Yield the entries that go into the archive, and report what else was found."""
+        for each in found:
+            if not isinstance(each, Entry):
+                report(each)
+            elif self._label.is_own_archive(each, self._places):
+                report(Passed(path=each.path, reason="it is an archive of Storelet's"))
+            else:
+                yield each
 
     def _save(self, destination: Destination) -> str:
         if isinstance(self._way, StreamedBackup):

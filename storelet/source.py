@@ -14,9 +14,11 @@ import io
 import os
 import re
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
+from typing import Any
 
 from storelet.errors import SourceError, SourceMissingError, UsageError
 from storelet.observer import Passed, Skipped
@@ -92,6 +94,15 @@ class Entry:
             gid=found.st_gid,
         )
 
+    @classmethod
+    def unpack(cls, fields: Sequence[Any]) -> Entry:
+        """Make the entry that `pack` gave the fields of."""
+        return cls(**dict(zip(_FIELDS, fields, strict=True)))
+
+    def pack(self) -> tuple[Any, ...]:
+        """Return its fields, for another process."""
+        return tuple(getattr(self, name) for name in _FIELDS)
+
     @property
     def is_directory(self) -> bool:
         """Tell whether this is a directory."""
@@ -101,6 +112,9 @@ class Entry:
     def is_symlink(self) -> bool:
         """Tell whether this is a symbolic link."""
         return stat.S_ISLNK(self.mode)
+
+
+_FIELDS = Entry.__slots__
 
 
 class UnreadableError(Exception):
@@ -132,8 +146,8 @@ def never_include(path: str) -> Iterator[None]:
 def walk(source: Source) -> Iterator[Entry | Skipped | Passed]:
     """Walk a directory depth first, names in order; a directory comes before what is in it.
 
-    The root itself has a member only where the prefix gives it a name. Raises SourceError where
-    the root is missing or cannot be read; beneath it, nothing stops the walk.
+    The root itself has a member only where the prefix gives it a name. Raises SourceError, at
+    once, where the root is missing or cannot be read; beneath it, nothing stops the walk.
     """
     try:
         root = os.stat(source.path)
@@ -148,9 +162,10 @@ def walk(source: Source) -> Iterator[Entry | Skipped | Passed]:
         ) from error
     except OSError as error:
         raise SourceError(f"cannot read directory {source.path}: {error.strerror}") from error
+    found = _walk_children(source, children, root.st_dev)
     if source.prefix:
-        yield Entry.of(source.path, source.prefix, root)
-    yield from _walk_children(source, children, root.st_dev)
+        return chain([Entry.of(source.path, source.prefix, root)], found)
+    return found
 
 
 def find_file(path: str, name: str) -> Entry:

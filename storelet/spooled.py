@@ -7,10 +7,11 @@ sends all of it; more may be included and saved afterwards, and the sources may 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from threading import Lock
 
 from storelet.archive import ArchiveWriter
-from storelet.deflate import Engine
+from storelet.deflate import Compression
 from storelet.destination.contract import Destination
 from storelet.errors import ArchiveExistsError, StoreletError, UsageError
 from storelet.label import Label, names_taken
@@ -26,20 +27,20 @@ _log = logging.getLogger("storelet")
 class SpooledBackup:
     """One archive in a temporary file."""
 
-    def __init__(self, label: Label, engine: Engine) -> None:
+    def __init__(self, label: Label, compression: Compression) -> None:
         self._label = label
         self._lock = Lock()  # what several threads include must not get into each other
         self._spool = Spool()
-        self._writer = ArchiveWriter(self._spool, label.record, engine)
+        self._writer = ArchiveWriter(self._spool, label.record, compression)
         self._is_whole = True
         self.is_saved = False
 
-    def include(self, entry: Entry) -> None:
-        """Read an entry into the archive and report what became of it."""
+    def include(self, entries: Iterable[Entry]) -> None:
+        """Read entries into the archive and report what became of them."""
         with self._lock:
             self._require_whole()
-            self._is_whole = False  # until the member is: a script may catch what ends it halfway
-            for event in self._writer.add(entry):
+            self._is_whole = False  # until all are: a script may catch what ends it halfway
+            for event in self._writer.write(entries):
                 report(event)
             self._is_whole = True
 

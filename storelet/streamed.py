@@ -13,10 +13,10 @@ If the block raises, nothing was opened. If writing is broken off, every upload 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from storelet.archive import ArchiveWriter
-from storelet.deflate import Engine
+from storelet.deflate import Compression
 from storelet.destination.contract import Destination, Upload
 from storelet.errors import ArchiveExistsError, StoreletError, UsageError, join_errors
 from storelet.label import Label, names_taken
@@ -31,20 +31,22 @@ _log = logging.getLogger("storelet")
 class StreamedBackup:
     """One archive for one or several destinations."""
 
-    def __init__(self, label: Label, engine: Engine, destinations: Sequence[Destination]) -> None:
+    def __init__(
+        self, label: Label, compression: Compression, destinations: Sequence[Destination]
+    ) -> None:
         self._label = label
-        self._engine = engine
+        self._compression: Compression = compression
         self._destinations = destinations
         self._plan: list[Entry] = []
         self._has_ended = False
 
-    def include(self, entry: Entry) -> None:
-        """Put an entry on the plan."""
+    def include(self, entries: Iterable[Entry]) -> None:
+        """Put entries on the plan."""
         if self._has_ended:
             raise UsageError(
                 f"backup {self._label.name} has ended", hint="include inside its with block"
             )
-        self._plan.append(entry)
+        self._plan += entries
 
     def write(self) -> None:
         """Read what is planned and save it at every destination. Raises StoreletError."""
@@ -52,10 +54,9 @@ class StreamedBackup:
         uploads = _Uploads()
         try:
             uploads.open(self._label, self._destinations)
-            writer = ArchiveWriter(uploads, self._label.record, self._engine)
-            for entry in self._plan:
-                for event in writer.add(entry):
-                    report(event)
+            writer = ArchiveWriter(uploads, self._label.record, self._compression)
+            for event in writer.write(self._plan):
+                report(event)
             tail = writer.central_directory()
             uploads.write(tail)
             uploads.commit(writer.offset + len(tail))
@@ -87,7 +88,7 @@ class _Uploads:
                 self._fail(error)
         self._require_one()
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | memoryview) -> None:
         """Append `data` to each. Raises StoreletError where none is left."""
         for destination, upload in list(self._open):
             try:

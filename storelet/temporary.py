@@ -42,7 +42,7 @@ class Spool:
         """Tell whether nothing of it is left."""
         return self._file.closed
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | memoryview) -> None:
         """Append `data`, all of it. Raises StoreletError."""
         view = memoryview(data)
         try:

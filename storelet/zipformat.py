@@ -36,6 +36,7 @@ __all__ = [
     "needs_zip64",
     "portable_name",
     "read_archive_record",
+    "relocate",
 ]
 
 STORED = 0
@@ -180,6 +181,28 @@ def central_header(member: Member, offset: int, archive: ArchiveRecord | None = 
         + name
         + extra
     )
+
+
+def relocate(headers: bytes | memoryview, base: int) -> tuple[bytes, int]:
+    """Move central headers by `base` bytes; return them and how many they are.
+
+    Their offsets must be below 4 GiB, that is, not in a zip64 field.
+    """
+    moved = bytearray(headers)
+    at = count = 0
+    while at < len(moved):
+        name_length, extra_length = struct.unpack_from("<HH", moved, at + 28)
+        offset = base + struct.unpack_from("<L", moved, at + 42)[0]
+        extra = at + 46 + name_length
+        end = extra + extra_length
+        if offset >= _UINT32:
+            moved[extra:extra] = struct.pack("<HHQ", 0x0001, 8, offset)
+            end += 12
+            struct.pack_into("<H", moved, at + 6, 45)  # version needed
+            struct.pack_into("<H", moved, at + 30, extra_length + 12)
+        struct.pack_into("<L", moved, at + 42, min(offset, _UINT32))
+        at, count = end, count + 1
+    return bytes(moved), count
 
 
 def end_records(count: int, size: int, offset: int) -> bytes:

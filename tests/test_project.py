@@ -24,7 +24,9 @@ zipformat               errors
 deflate                 errors
 observer                errors
 source                  errors observer
-archive                 errors observer zipformat deflate source
+crew                    errors deflate
+archive                 errors observer zipformat deflate source crew
+packer                  deflate source crew archive
 destination
 destination.contract    errors
 destination.s3errors    errors
@@ -76,7 +78,7 @@ FOR_CTL = {"storeletd.schedule", "storeletd.jobs", "storeletd.jobfile", "storele
 # What the daemon may know of the library, beside the names that `storelet` itself makes public.
 PUBLIC_MODULES = {"storelet", "storelet.errors"}
 # Entry points: processes of their own, which nothing imports.
-ENTRY_POINTS = {"storeletd.__main__", "storeletd.keeper", "storeletd.worker"}
+ENTRY_POINTS = {"storeletd.__main__", "storeletd.keeper", "storeletd.worker", "storelet.packer"}
 # Each costs time and memory that a script may not need; the daemon itself never does.
 HEAVY = {"boto3", "botocore", "deflate", "isal", "pathspec", "zlib_ng"}
 

@@ -18,7 +18,7 @@ class Upload(Protocol):
     All methods raise DestinationError, or UsageError where an option cannot be; nothing else.
     """
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | memoryview) -> None:
         """Append `data`, all of it."""
 
     def commit(self) -> str:

@@ -67,7 +67,7 @@ class _DirectoryUpload:
         except OSError as error:
             raise _explain(error, directory) from error
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | memoryview) -> None:
         view = memoryview(data)
         try:
             while view:

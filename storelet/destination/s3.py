@@ -11,7 +11,11 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, wait
+from functools import partial
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from storelet.destination.s3errors import (
@@ -27,11 +31,13 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_s3.type_defs import CompletedPartTypeDef
 
-__all__ = ["PART_BYTES", "S3", "part_bytes"]
+__all__ = ["PARTS_AT_ONCE", "PART_BYTES", "S3", "part_bytes"]
 
 _log = logging.getLogger("storelet")
 
 PART_BYTES = 8 << 20  # S3 wants 5 MiB at least of every part but the last
+PARTS_AT_ONCE = 4  # on connections of their own; each is in memory until it has arrived
+_ABORT_SECONDS = 2.0  # for parts on their way when an upload is aborted
 _PARTS_PER_SIZE = 1_000  # then parts double, so that the allowed 10,000 reach 8 TB
 _OWN_ID = "storelet-upload"  # metadata key: which upload made this object
 
@@ -120,7 +126,10 @@ class S3:
 
 
 class _S3Upload:
-    """Collects a part, sends it, goes on. No request is made before the first full part."""
+    """Collects parts and sends PARTS_AT_ONCE of them while it goes on.
+
+    No request is made before the first part is full.
+    """
 
     def __init__(
         self,
@@ -137,19 +146,21 @@ class _S3Upload:
         self._repeated = repeated
         self._own_id = own_id
         self._buffer = bytearray()
-        self._parts: list[CompletedPartTypeDef] = []
+        self._parts: list[CompletedPartTypeDef] = []  # those that have arrived
+        self._on_their_way: deque[Future[CompletedPartTypeDef]] = deque()
         self._upload_id: str | None = None
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | memoryview) -> None:
         self._buffer += data
-        while len(self._buffer) >= (size := part_bytes(len(self._parts) + 1)):
-            self._send_part(bytes(self._buffer[:size]))
+        while len(self._buffer) >= (size := part_bytes(self._next_number)):
+            self._give_part(bytes(self._buffer[:size]))
             del self._buffer[:size]
 
     def commit(self) -> str:
+        if self._upload_id is not None and self._buffer:
+            self._give_part(bytes(self._buffer))
+        self._await_parts(0)
         with translating(self._target["Bucket"]):
-            if self._upload_id is not None and self._buffer:
-                self._send_part(bytes(self._buffer))
             self._finish_once()
         self._upload_id = None
         return "s3://{Bucket}/{Key}".format(**self._target)
@@ -157,6 +168,8 @@ class _S3Upload:
     def abort(self) -> None:
         if self._upload_id is None:
             return
+        # What arrives after an abort stays behind; but whoever interrupts us will not wait long.
+        wait(self._on_their_way, timeout=_ABORT_SECONDS)
         upload_id, self._upload_id = self._upload_id, None
         try:
             with translating(self._target["Bucket"]):
@@ -171,26 +184,48 @@ class _S3Upload:
         """Options that abort and complete know too."""
         return {k: v for k, v in self._repeated.items() if not k.startswith("SSE")}
 
-    def _send_part(self, data: bytes) -> None:
-        with translating(self._target["Bucket"]):
-            if self._upload_id is None:
+    @property
+    def _next_number(self) -> int:
+        return len(self._parts) + len(self._on_their_way) + 1
+
+    def _give_part(self, data: bytes) -> None:
+        """Send a part, while the next one is collected; wait where enough are on their way."""
+        if self._upload_id is None:
+            with translating(self._target["Bucket"]):
                 self._upload_id = self._client.create_multipart_upload(
                     **self._target, **self._options, ChecksumAlgorithm="CRC32"
                 )["UploadId"]
-                _log.debug("Began multipart upload %s", self._upload_id)
-            number = len(self._parts) + 1
-            sent = self._client.upload_part(
-                **self._target,
-                **self._repeated,
-                UploadId=self._upload_id,
-                PartNumber=number,
-                Body=data,
-                ChecksumAlgorithm="CRC32",
-            )
+            _log.debug("Began multipart upload %s", self._upload_id)
+        self._await_parts(PARTS_AT_ONCE - 1)
+        part: Future[CompletedPartTypeDef] = Future()
+        # A daemon thread: one that hangs must not keep a script from ending, as a pool's would.
+        Thread(
+            target=_fulfil,
+            args=(part, partial(self._send_part, self._upload_id, self._next_number, data)),
+            name=f"part {self._next_number}",
+            daemon=True,
+        ).start()
+        self._on_their_way.append(part)
+
+    def _await_parts(self, left: int) -> None:
+        """Wait until no more than `left` parts are on their way. Raises DestinationError."""
+        while len(self._on_their_way) > left:
+            with translating(self._target["Bucket"]):
+                self._parts.append(self._on_their_way.popleft().result())
+
+    def _send_part(self, upload_id: str, number: int, data: bytes) -> CompletedPartTypeDef:
+        sent = self._client.upload_part(
+            **self._target,
+            **self._repeated,
+            UploadId=upload_id,
+            PartNumber=number,
+            Body=data,
+            ChecksumAlgorithm="CRC32",
+        )
         part: CompletedPartTypeDef = {"PartNumber": number, "ETag": sent["ETag"]}
         if "ChecksumCRC32" in sent:  # some stores take checksums and do not return them
             part["ChecksumCRC32"] = sent["ChecksumCRC32"]
-        self._parts.append(part)
+        return part
 
     def _finish_once(self) -> None:
         """Finish where the name is free; that a lost answer hid our success is no failure."""
@@ -243,6 +278,14 @@ class _S3Upload:
         except (BotoCoreError, ClientError):  # the error being handled already says more
             return False
         return head["Metadata"].get(_OWN_ID) == self._own_id
+
+
+def _fulfil(future: Future[Any], call: Callable[[], Any]) -> None:
+    """Call, and hand over what comes of it."""
+    try:
+        future.set_result(call())
+    except BaseException as error:  # noqa: BLE001 - raised where the result is asked for
+        future.set_exception(error)
 
 
 def part_bytes(number: int) -> int:

@@ -20,7 +20,6 @@ from hypothesis import strategies as st
 
 import storelet
 from storelet.archive import WHOLE_BYTES, ArchiveWriter
-from storelet.deflate import find_engine
 from storelet.source import Entry
 from storelet.zipformat import ArchiveRecord, portable_name
 from tests.interop.readers import (
@@ -447,7 +446,7 @@ def test_no_tester_finds_anything_to_complain_about(
 def test_more_than_65535_members_are_all_found(tree: Path, tmp_path: Path, java: Java) -> None:
     archive, count = tmp_path / "many.zip", 65_540
     with archive.open("wb") as sink:
-        writer = ArchiveWriter(sink, RECORD, find_engine("fast"))
+        writer = ArchiveWriter(sink, RECORD)
         entry = Entry.of(str(tree), "", tree.lstat())
         for number in range(count - 1):
             list(writer.add(replace(entry, name=f"{number}/")))
@@ -472,7 +471,7 @@ def test_more_than_65535_members_are_all_found(tree: Path, tmp_path: Path, java:
 def test_what_begins_past_4_gib_is_found(tree: Path, tmp_path: Path, java: Java) -> None:
     archive = tmp_path / "far.zip"
     with archive.open("wb") as sink:
-        writer = ArchiveWriter(sink, RECORD, find_engine("fast"))
+        writer = ArchiveWriter(sink, RECORD)
         list(writer.add(Entry.of(str(tree / "nothing"), "first", (tree / "nothing").lstat())))
         hole = (1 << 32) - writer.offset - 100
         sink.seek(hole, os.SEEK_CUR)

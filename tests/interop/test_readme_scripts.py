@@ -11,10 +11,10 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from functools import cache
 from pathlib import Path
 
-import boto3
 import pytest
 
 from tests.helpers import CLONE, Bucket, MotoServer
@@ -23,8 +23,7 @@ from tests.zipparser import ParsedZip, parse_zip
 VERSIONS = ["3.11", "3.12", "3.13"]
 # Read before the fixtures clear the environment.
 NAMED = [path for path in os.environ.get("STORELET_TEST_PYTHONS", "").split(os.pathsep) if path]
-# boto3 and all that it needs are plain Python, good for any version.
-PACKAGES = str(Path(boto3.__file__).parent.parent)
+NEEDED = "import boto3, deflate, isal.isal_zlib, pathspec, zlib_ng.zlib_ng"
 
 GETTING_STARTED = """\
 import storelet
@@ -69,18 +68,18 @@ with storelet.ZipBackup("example") as backup:
 
 @cache
 def find_python(version: str) -> tuple[str | None, str]:
-    """Return an interpreter of a version that can import boto3; else what is missing."""
+    """Return an interpreter of a version that has what Storelet needs; else what is missing."""
     missing = f"no python{version} that answers on the PATH or in STORELET_TEST_PYTHONS"
-    environment = {**os.environ, "PYTHONPATH": PACKAGES}
     directories = os.environ.get("PATH", "").split(os.pathsep)
     found = [shutil.which(f"python{version}", path=directory) for directory in directories]
-    for python in [*NAMED, *(each for each in found if each)]:
+    for python in [sys.executable, *NAMED, *(each for each in found if each)]:
         said = subprocess.run([python, "--version"], capture_output=True, text=True)
         if said.returncode or not said.stdout.startswith(f"Python {version}."):
             continue  # such as a shim of pyenv for a version that is not in use
-        if not subprocess.run([python, "-c", "import boto3"], env=environment).returncode:
+        said = subprocess.run([python, "-c", NEEDED], capture_output=True, text=True)
+        if said.returncode == 0:
             return python, ""
-        missing = f"{python} cannot import boto3"
+        missing = f"{python}: {said.stderr.splitlines()[-1]}; pip install storelet there"
     return None, missing
 
 
@@ -121,7 +120,7 @@ class Scripts:
         done = subprocess.run(
             [self._python, "-W", "error", "script.py"],
             cwd=self.top,
-            env={**os.environ, **keys, "PYTHONPATH": f"{CLONE}{os.pathsep}{PACKAGES}"},
+            env={**os.environ, **keys, "PYTHONPATH": str(CLONE)},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -230,3 +229,15 @@ assert storelet.LOGGING_DEFAULTS == {'format': '%(asctime)s [%(levelname)s]: %(m
     )
     assert written == ""
     assert ", this happened: Added file " in (scripts.top / "own.log").read_text()
+
+
+def test_many_files_without_a_main_guard(scripts: Scripts) -> None:
+    """Helpers pack them on all cores, started anew and not forked from the script."""
+    directory = scripts.places["/home/mark/some/directory"]
+    for number in range(2_000):
+        (directory / f"{number}").write_bytes(b"%d " % number * number)
+    said = scripts.run("import storelet\n\nstorelet.setup_logging()\n" + BACKUP_STUFF)
+    assert said.count("Added file") == 2_002
+    (archive,) = scripts.places["/kept"].iterdir()
+    contents = parse_zip(archive.read_bytes()).contents()
+    assert all(contents[f"{number}"] == b"%d " % number * number for number in range(2_000))

@@ -16,7 +16,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storelet.archive import WHOLE_BYTES, ArchiveWriter
-from storelet.deflate import find_engine
 from storelet.observer import Added, Event, Skipped, Truncated
 from storelet.source import Entry, Source, walk
 from storelet.zipformat import CHANGED, DEFLATED, STORED, TRUNCATED, ArchiveRecord
@@ -32,7 +31,7 @@ def entry_of(path: Path, name: str | None = None) -> Entry:
 def write(*entries: Entry) -> tuple[ParsedZip, list[Event]]:
     """Write an archive of the entries; return it parsed, with what was reported."""
     sink = io.BytesIO()
-    writer = ArchiveWriter(sink, RECORD, find_engine("fast"))
+    writer = ArchiveWriter(sink, RECORD)
     events = [event for entry in entries for event in writer.add(entry)]
     sink.write(writer.central_directory())
     return parse_zip(sink.getvalue()), events
@@ -284,7 +283,7 @@ def test_hard_links_share_a_link_group_and_others_have_none(tmp_path: Path) -> N
 def test_an_inode_that_is_used_again_joins_no_earlier_group(tmp_path: Path) -> None:
     entries = []
     sink = io.BytesIO()
-    writer = ArchiveWriter(sink, RECORD, find_engine("fast"))
+    writer = ArchiveWriter(sink, RECORD)
     for round_ in ("first", "second"):
         path = tmp_path / round_
         path.write_text(round_)
@@ -322,7 +321,7 @@ class MeddlingSink(io.BytesIO):
 
 def write_meddling(entry: Entry, meddle: Callable[[], object]) -> tuple[ParsedZip, list[Event]]:
     sink = MeddlingSink(0, meddle)
-    writer = ArchiveWriter(sink, RECORD, find_engine("fast"))
+    writer = ArchiveWriter(sink, RECORD)
     events = list(writer.add(entry))
     sink.write(writer.central_directory())
     return parse_zip(sink.getvalue()), events
@@ -456,13 +455,13 @@ class FullSink(io.BytesIO):
 def test_an_error_of_the_sink_is_never_a_skipped_entry(file: Path, room: int) -> None:
     before = os.listdir("/proc/self/fd")
     with pytest.raises(OSError, match="full"):
-        list(ArchiveWriter(FullSink(room), RECORD, find_engine("fast")).add(entry_of(file)))
+        list(ArchiveWriter(FullSink(room), RECORD).add(entry_of(file)))
     assert os.listdir("/proc/self/fd") == before
 
 
 def test_the_catalogue_may_be_asked_for_again_and_more_added_after_it(tree: Path) -> None:
     sink = io.BytesIO()
-    writer = ArchiveWriter(sink, RECORD, find_engine("fast"))
+    writer = ArchiveWriter(sink, RECORD)
     assert parse_zip(writer.central_directory()).members == []
     list(writer.add(entry_of(tree / "hello.txt")))
     first = sink.getvalue() + writer.central_directory()
@@ -509,7 +508,7 @@ def test_what_begins_past_4_gib_has_zip64_where_needed(
 ) -> None:
     with (tmp_path / "archive").open("w+b") as sink:
         sink.seek(start)
-        writer = ArchiveWriter(sink, RECORD, find_engine("fast"))
+        writer = ArchiveWriter(sink, RECORD)
         writer.offset = start
         for name in ("a", "b", "c", "d"):
             list(writer.add(entry_of(tree / "random.bin", name)))

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ import pytest
 from botocore.config import Config
 
 import storelet
-from storelet.destination.s3 import PART_BYTES, S3, part_bytes
+from storelet.destination.s3 import PART_BYTES, PARTS_AT_ONCE, S3, part_bytes
 from tests.helpers import CLONE, Bucket, MotoServer, wait_for
 from tests.proxy import Answer, Proxy, Request, error_answer
 from tests.zipparser import parse_zip
@@ -82,6 +83,31 @@ def save(bucket: Bucket, endpoint: str, data: bytes) -> str:
         )
 
 
+def test_parts_are_sent_side_by_side_but_few_at_once(s3_server: Bucket, proxy: Proxy) -> None:
+    """Each part waits for others: sent one after the other, the first would wait in vain."""
+    together = threading.Barrier(PARTS_AT_ONCE)
+    now = most = 0
+    counting = threading.Lock()
+
+    def answer(request: Request) -> Answer | str | None:
+        nonlocal now, most
+        if request.action == "UploadPart":
+            with counting:
+                now += 1
+                most = max(most, now)
+            together.wait(30)
+            with counting:
+                now -= 1
+        return None
+
+    proxy.script = answer
+    data = os.urandom(2 * PARTS_AT_ONCE * PART_BYTES - 10_000)  # its last part is short
+    save(s3_server, proxy.endpoint, data)
+    (key,) = s3_server.keys()
+    assert parse_zip(s3_server.read(key))["d/file"].data == data
+    assert most == PARTS_AT_ONCE
+
+
 def unfinished(bucket: Bucket) -> list[Any]:
     return bucket.client.list_multipart_uploads(Bucket=bucket.name).get("Uploads", [])
 
@@ -117,6 +143,7 @@ def test_a_larger_archive_goes_in_parts_with_checksums_from_create_to_complete(
 ) -> None:
     url = save(s3_server, proxy.endpoint, large)
     parts = [request for request in proxy.requests if request.action == "UploadPart"]
+    parts.sort(key=lambda part: part.query["partNumber"])  # sent side by side
     assert [part.query["partNumber"] for part in parts] == [["1"], ["2"]]
     assert len(parts[0].body) == PART_BYTES
     assert all("x-amz-checksum-crc32" in part.headers for part in parts)

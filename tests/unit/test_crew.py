@@ -1,0 +1,272 @@
+"""The crew: many small files packed on all cores are the archive that one core makes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import freezegun
+import pytest
+
+import storelet
+from storelet import archive
+from storelet.archive import ArchiveWriter
+from storelet.crew import Crew, count_cores
+from storelet.source import Entry, Source, walk
+from storelet.zipformat import ArchiveRecord, relocate
+from tests.helpers import CLONE, wait_for
+from tests.zipparser import parse_zip
+
+RECORD = ArchiveRecord(job="example", host="host", started_ns=0)
+
+
+class Bytes:
+    """A sink."""
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+
+    def write(self, data: bytes | memoryview) -> None:
+        self.data += data
+
+
+@pytest.fixture
+def many(tree: Path) -> Path:
+    """A tree with all kinds of entries, enough of them for several batches in each helper."""
+    for number in range(1_500):
+        directory = tree / f"d{number % 40:02}"
+        directory.mkdir(exist_ok=True)
+        (directory / f"f{number:04}").write_bytes(os.urandom(20) + b"text " * (number * 7 % 900))
+    (tree / "d03" / "large").write_bytes(b"large " * 400_000)
+    (tree / "d05" / "whole").write_bytes(os.urandom(1 << 20))
+    os.link(tree / "d07" / "f0007", tree / "d09" / "linked")
+    os.mkfifo(tree / "d11" / "fifo")
+    Path(os.fsdecode(bytes(tree / "d13") + b"/n\xff")).write_text("not UTF-8")
+    return tree
+
+
+@pytest.fixture
+def on_all_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Begin with helpers at once."""
+    monkeypatch.setattr(archive, "_LITTLE_BYTES", 0)
+
+
+def entries(path: Path) -> list[Entry]:
+    return [each for each in walk(Source(path=str(path))) if isinstance(each, Entry)]
+
+
+def write(found: list[Entry]) -> tuple[bytes, list[storelet.Event]]:
+    sink = Bytes()
+    with freezegun.freeze_time("2026-11-24", real_asyncio=True):
+        writer = ArchiveWriter(sink, RECORD)
+        events = list(writer.write(found))
+        return bytes(sink.data + writer.central_directory()), events
+
+
+def helpers() -> list[int]:
+    """The helpers of this process, which are its children."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((process / "stat").read_text().rpartition(")")[2].split()[1])
+            if parent == os.getpid() and b"storelet.packer" in (process / "cmdline").read_bytes():
+                found.append(int(process.name))
+        except OSError:
+            continue
+    return found
+
+
+def test_the_archive_is_byte_for_byte_that_of_one_core(
+    many: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = entries(many)
+    twice = [*found, *found[:300]]  # directories merge, and names are taken
+    monkeypatch.setattr(archive, "_LITTLE_BYTES", 1 << 60)
+    alone = write(twice)
+    monkeypatch.setattr(archive, "_LITTLE_BYTES", 0)
+    together = write(twice)
+    # read_at, by the helpers' own clocks, is all that differs
+    assert len(together[0]) == len(alone[0])
+    assert together[1] == alone[1]
+    one, other = parse_zip(alone[0]), parse_zip(together[0])
+    assert one.names == other.names
+    assert [each.data for each in one.members] == [each.data for each in other.members]
+    assert sum(isinstance(each, storelet.Skipped) for each in together[1]) > 200
+
+
+@pytest.mark.usefixtures("on_all_cores")
+def test_helpers_are_gone_when_the_archive_is_done(many: Path) -> None:
+    sink = Bytes()
+    seen = set()
+    for _ in ArchiveWriter(sink, RECORD).write(entries(many)):
+        seen |= set(helpers())
+    assert len(seen) == count_cores()
+    assert helpers() == []
+
+
+def test_a_little_is_packed_without_helpers(tree: Path) -> None:
+    for _ in ArchiveWriter(Bytes(), RECORD).write(entries(tree)):
+        assert helpers() == []
+
+
+@pytest.mark.usefixtures("on_all_cores")
+def test_without_helpers_one_core_does_it_all_and_that_is_said(
+    many: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    data, events = write(entries(many))
+    assert "one core does it all" in caplog.text
+    assert sum(isinstance(each, storelet.Added) for each in events) > 1_500
+    assert len(parse_zip(data).members) > 1_500
+
+
+@pytest.mark.usefixtures("on_all_cores")
+def test_files_that_vanish_or_change_meanwhile_are_reported(many: Path, tmp_path: Path) -> None:
+    events: list[storelet.Event] = []
+    (tmp_path / "kept").mkdir()
+    destination = storelet.Directory(tmp_path / "kept")
+    with (
+        storelet.observe(events.append),
+        storelet.ZipBackup("example", destination=destination) as backup,
+    ):
+        backup.include_directory(many)
+        (many / "d20" / "f0020").unlink()
+        (many / "d21" / "f0021").unlink()
+        (many / "d21" / "f0021").symlink_to("elsewhere")
+    reasons = {e.path: e.reason for e in events if isinstance(e, storelet.Skipped)}
+    assert reasons == {
+        str(many / "d20" / "f0020"): "it vanished",
+        str(many / "d21" / "f0021"): "it is a symbolic link now",
+    }
+    (kept,) = (tmp_path / "kept").iterdir()
+    with zipfile.ZipFile(kept) as opened:
+        assert opened.testzip() is None
+        assert opened.read("d22/f0022") == (many / "d22" / "f0022").read_bytes()
+
+
+@pytest.mark.usefixtures("on_all_cores")
+def test_files_that_grow_beyond_what_a_helper_has_room_for_are_packed_all_the_same(
+    tmp_path: Path,
+) -> None:
+    source, kept = tmp_path / "source", tmp_path / "kept"
+    source.mkdir()
+    kept.mkdir()
+    for number in range(200):
+        (source / f"{number:03}").write_bytes(b"small")
+    with storelet.ZipBackup("example", destination=storelet.Directory(kept)) as backup:
+        backup.include_directory(source)
+        for number in range(200):
+            (source / f"{number:03}").write_bytes(os.urandom(200_000))
+    (path,) = kept.iterdir()
+    with zipfile.ZipFile(path) as opened:
+        assert len(opened.namelist()) == 200
+        for name in opened.namelist():
+            assert opened.read(name) == (source / name).read_bytes()
+
+
+@pytest.mark.usefixtures("on_all_cores")
+def test_a_helper_that_is_killed_ends_the_backup_and_nothing_is_saved(
+    many: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "kept").mkdir()
+
+    def kill(event: storelet.Event) -> None:
+        if isinstance(event, storelet.Added) and (found := helpers()):
+            os.kill(found[0], signal.SIGKILL)
+
+    with (
+        storelet.observe(kill),
+        pytest.raises(storelet.StoreletError, match="helper process ended with status -9"),
+        storelet.ZipBackup("example", destination=storelet.Directory(tmp_path / "kept")) as backup,
+    ):
+        backup.include_directory(many)
+    assert list((tmp_path / "kept").iterdir()) == []
+    assert helpers() == []
+
+
+@pytest.mark.usefixtures("on_all_cores")
+def test_helpers_end_when_what_takes_the_archive_raises(many: Path) -> None:
+    class Broken(Bytes):
+        def write(self, data: bytes | memoryview) -> None:
+            super().write(data)
+            if len(self.data) > 200_000:
+                raise OSError("no room")
+
+    with pytest.raises(OSError, match="no room"):
+        list(ArchiveWriter(Broken(), RECORD).write(entries(many)))
+    wait_for(lambda: not helpers(), what="the end of the helpers")
+
+
+def test_helpers_end_when_their_process_is_killed(many: Path, tmp_path: Path) -> None:
+    program = f"""
+import os, time, storelet
+from storelet import archive
+archive._LITTLE_BYTES = 0
+def stop(event):
+    if os.path.exists({str(tmp_path / "go")!r}) is False and isinstance(event, storelet.Added):
+        open({str(tmp_path / "mark")!r}, "w").close()
+        time.sleep(1000)
+with storelet.observe(stop), storelet.ZipBackup("example") as backup:
+    backup.include_directory({str(many)!r})
+"""
+    process = subprocess.Popen([sys.executable, "-c", program], cwd=CLONE)
+    wait_for((tmp_path / "mark").exists, seconds=20, what="the first file")
+    process.kill()
+    process.wait()
+
+    def left() -> list[str]:
+        found = []
+        for each in Path("/proc").glob("[0-9]*"):
+            try:
+                if b"storelet.packer" in (each / "cmdline").read_bytes():
+                    found.append(each.name)
+            except OSError:
+                continue
+        return found
+
+    wait_for(lambda: not left(), seconds=10, what="the end of the helpers")
+
+
+def test_answers_come_in_the_order_of_the_work_with_what_has_none_in_between(
+    tmp_path: Path,
+) -> None:
+    files = []
+    for number in range(60):
+        path = tmp_path / f"{number}"
+        path.write_bytes(b"x" * number)
+        files.append(Entry.of(str(path), path.name, path.lstat()))
+
+    def work() -> Iterator[tuple[int, list[object] | None]]:
+        for number, entry in enumerate(files):
+            yield number, [(0, entry.pack())] if number % 3 else None
+
+    with Crew("fast") as crew:
+        order = []
+        for number, answer in crew.pack(work()):
+            order.append(number)
+            assert (answer is None) == (number % 3 == 0)
+            if answer is not None:
+                (event,) = answer.events
+                assert event[:3] == (0, "added", number)
+    assert order == list(range(60))
+
+
+def test_central_headers_move_beyond_4_gib(tree: Path) -> None:
+    writer = ArchiveWriter(Bytes(), RECORD)
+    list(writer.write(entries(tree)))
+    for base in (0, 1, (1 << 32) - 2_000, (1 << 32) - 1, 1 << 40):
+        moved, count = relocate(writer.central_headers, base)
+        back, _ = relocate(writer.central_headers, 0)
+        assert back == writer.central_headers
+        assert count == len(parse_zip(writer_bytes(writer)).members)
+        assert (len(moved) - len(back)) % 12 == 0
+
+
+def writer_bytes(writer: ArchiveWriter) -> bytes:
+    assert isinstance(writer._sink, Bytes)
+    return bytes(writer._sink.data + writer.central_directory())
