@@ -1,6 +1,6 @@
 """Measure Storelet beside its peers: whole commands, in turn, on one tree.
 
-    .venv/bin/python benchmarks/bench.py [--rounds 5] [--scale 1.0] [--work DIR]
+    .venv/bin/python benchmarks/bench.py [--rounds 5] [--scale 1.0] [--work DIR] [--only NAME]…
 
 It makes a seeded tree (many small text files, large binaries, incompressible data; about 1.3 GB
 in 66,000 files at scale 1), reads it once, and then lets every contender back it up to a directory
@@ -104,10 +104,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--scale", type=float, default=1.0)
     parser.add_argument("--work", type=Path, default=Path("/var/tmp/storelet-bench"))
+    parser.add_argument("--only", action="append", metavar="NAME", help="in a contender's name")
     options = parser.parse_args()
     tree = make_tree(options.work / f"tree-{options.scale}", options.scale)
-    there = [each for each in CONTENDERS if shutil.which(each.needs)]
-    for each in CONTENDERS:
+    chosen = [each for each in CONTENDERS if _is_chosen(each, options.only)]
+    there = [each for each in chosen if shutil.which(each.needs)]
+    for each in chosen:
         if each not in there:
             print(f"left out, since {each.needs} is not installed: {each.name}")
     runs: dict[str, list[Run]] = {each.name: [] for each in there}
@@ -118,6 +120,10 @@ def main() -> None:
                 runs[each.name].append(run)
             print(f"round {number}: {each.name}: {run.wall_seconds:.2f} s", file=sys.stderr)
     print_table(tree, runs)
+
+
+def _is_chosen(contender: Contender, only: list[str] | None) -> bool:
+    return only is None or any(name in contender.name for name in only)
 
 
 def make_tree(tree: Path, scale: float) -> Path:
