@@ -279,6 +279,39 @@ def test_a_job_that_runs_is_not_started_again(daemon: Daemon, tmp_path: Path) ->
     assert finished(daemon, run_id)["outcome"] == "cancelled"
 
 
+@pytest.mark.parametrize("overlap", ["queue", "skip"])
+def test_a_job_that_is_due_while_it_runs_waits_or_is_skipped(
+    daemon: Daemon, tmp_path: Path, overlap: str
+) -> None:
+    log = tmp_path / "log"
+    write_job(
+        daemon,
+        "slow.py",
+        f"""\
+        SCHEDULE = "every 1s"
+        OVERLAP = "{overlap}"
+        import time
+        with open({str(log)!r}, "a", buffering=1) as file:
+            file.write("begin ")
+            time.sleep(1.5)
+            file.write("end ")
+        raise SystemExit(75)
+        """,
+    )
+    wait_for(lambda: log.exists() and log.read_text().count("end") >= 3, seconds=30, what="3 runs")
+    runs = daemon.request("GET", "/runs?job=slow")[1]["runs"]
+    (daemon.jobs / "slow.py").unlink()
+    words = log.read_text().split()
+    assert words == ["begin", "end"] * (len(words) // 2) + ["begin"] * (len(words) % 2)
+    if overlap == "skip":
+        collided = [each for each in runs if each["outcome"] == "skipped" and not each["begun_at"]]
+        assert collided
+        assert {each["collided_with"] for each in collided} <= {each["id"] for each in runs}
+    else:
+        begun = [each for each in runs if each["begun_at"]]
+        assert any(_seconds(each["begun_at"]) > _seconds(each["queued_at"]) for each in begun)
+
+
 def test_a_cancelled_run_leaves_no_process_behind(daemon: Daemon, tmp_path: Path) -> None:
     mark = tmp_path / "mark"
     write_sleeper(daemon, "slow", mark)
@@ -372,6 +405,7 @@ def save():
         ("save()\nif os.fork() == 0: time.sleep(0.5); sys.exit(4)", "success"),
         ("save()\nif os.fork() == 0: sys.exit(0)\nos.wait(); raise OSError('no')", "failed"),
         ("save()\nif os.fork() == 0: raise OSError('no')\nos.wait()", "success"),
+        ("save()\nif os.fork() == 0: save(); sys.exit(0)\nos.wait()", "success"),
     ],
 )
 def test_a_module_runs_as_it_does_by_hand(
