@@ -24,10 +24,10 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, NamedTuple
 
-from storelet.deflate import Compression
+from storelet.deflate import Compression, count_cores
 from storelet.errors import StoreletError
 
-__all__ = ["ANSWER", "SLOT_BYTES", "TASK", "Answer", "Crew", "count_cores"]
+__all__ = ["ANSWER", "SLOT_BYTES", "TASK", "Answer", "Crew"]
 
 SLOTS = 4  # of a helper: one is written out, one is being packed, two more keep both busy
 SLOT_BYTES = 4 << 20
@@ -186,8 +186,3 @@ def _take(waiting: deque[tuple[Any, _Helper | None]]) -> Iterator[tuple[Any, Ans
         return
     for answer in helper.take():
         yield piece, answer
-
-
-def count_cores() -> int:
-    """Return how many processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1

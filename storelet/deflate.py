@@ -22,7 +22,15 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Literal
 
-__all__ = ["COMPRESSIONS", "Compression", "Engine", "Joined", "deflate_blocks", "find_engine"]
+__all__ = [
+    "COMPRESSIONS",
+    "Compression",
+    "Engine",
+    "Joined",
+    "count_cores",
+    "deflate_blocks",
+    "find_engine",
+]
 
 Compression = Literal["fast", "small", "none"]
 COMPRESSIONS: tuple[Compression, ...] = ("fast", "small", "none")
@@ -41,6 +49,11 @@ class Engine:
     whole: Callable[[bytes], bytes | None]  # None where it does not shrink
     block: Callable[[bytes, bool], bytes]  # a block of a stream, and whether it is the last
     crc32: Callable[[bytes], int]
+
+
+def count_cores() -> int:
+    """Return how many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
 
 
 @cache
@@ -66,7 +79,7 @@ def deflate_blocks(engine: Engine, blocks: Iterable[bytes], joined: Joined) -> I
 
     At most two blocks for each core are in memory at a time. What `blocks` raises comes through.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    cores = count_cores()
     combine = _find_combine()
     with ThreadPoolExecutor(cores, thread_name_prefix="storelet-deflate") as pool:
         waiting: deque[tuple[int, Future[tuple[bytes, int]]]] = deque()

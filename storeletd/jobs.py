@@ -24,7 +24,7 @@ from storeletd.settings import (
     json_schema,
 )
 
-__all__ = ["Job", "JobFileError", "JobProblem", "Settings", "json_schema"]
+__all__ = ["Job", "JobFileError", "JobProblem", "Settings", "json_schema", "make_printable"]
 
 # The value of what is called so is not shown, though nobody said that it is secret.
 _SECRET_NAME = re.compile("pass|secret|token|key|credential|auth", re.IGNORECASE)
@@ -56,7 +56,7 @@ class JobProblem:
         for name in ("file", "key", "message", "hint"):
             text = getattr(self, name)
             if text is not None:
-                object.__setattr__(self, name, _make_printable(text))
+                object.__setattr__(self, name, make_printable(text))
 
     def __str__(self) -> str:
         place = self.file if self.line is None else f"{self.file}:{self.line}"
@@ -189,7 +189,10 @@ def _find_references(value: object) -> Iterator[SecretReference]:
                 yield from _find_references(each)
 
 
-def _make_printable(text: str) -> str:
+def make_printable(text: str) -> str:
+    """Return text that steers no terminal and no log: one line of printable characters."""
+    if text.isprintable():
+        return text
     return "".join(
         each if each.isprintable() else each.encode("unicode_escape").decode() for each in text
     )

@@ -40,7 +40,7 @@ from storeletd.events import (
     decode,
 )
 from storeletd.history import EXIT_CODES, History, HistoryError, Run
-from storeletd.jobs import Job
+from storeletd.jobs import Job, make_printable
 from storeletd.process import WorkerProcess
 
 __all__ = ["ActiveRun", "Message"]
@@ -238,7 +238,9 @@ class ActiveRun:
         self._take_line(Logged(level=logging.INFO, message=line))
 
     def _take_line(self, line: Logged) -> None:
-        line = replace(line, message=_make_printable(line.message))
+        # What jobs print may hold anything; tabs may stay.
+        message = "\t".join(map(make_printable, line.message.split("\t")))
+        line = replace(line, message=message)
         self.lines.append(line)
         self._log(line.level, line.message)
         self._publish(Message("log", line))
@@ -285,16 +287,6 @@ def _make_environment(job: Job, state: Path) -> dict[str, str]:
         if name in wanted or name.startswith(_PASSED_ON_PREFIXES) or name.lower() in _PROXIES
     }
     return environment | {"STATE_DIRECTORY": str(state)}
-
-
-def _make_printable(line: str) -> str:
-    """Return a line that steers no terminal: what jobs print may hold anything."""
-    if line.isprintable():
-        return line
-    return "".join(
-        each if each.isprintable() or each == "\t" else each.encode("unicode_escape").decode()
-        for each in line
-    )
 
 
 def _now() -> datetime:

@@ -16,7 +16,8 @@ import pytest
 import storelet
 from storelet import archive
 from storelet.archive import ArchiveWriter
-from storelet.crew import Crew, count_cores
+from storelet.crew import Crew
+from storelet.deflate import count_cores
 from storelet.source import Entry, Source, walk
 from storelet.zipformat import ArchiveRecord, relocate
 from tests.helpers import CLONE, wait_for
