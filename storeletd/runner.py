@@ -100,7 +100,7 @@ class Runner:
         if active is not None:
             async for message in active.follow():
                 yield message
-        elif run := self._history.run(run_id):
+        elif run := self.find(run_id) or self._history.run(run_id):
             yield Message("finished", run)
 
     async def close(self) -> None:

@@ -505,6 +505,13 @@ def test_an_outcome_that_cannot_be_written_is_written_later(
         mark.touch()
         wait_for(lambda: "is not in history yet" in daemon.log(), seconds=60, what="the failure")
         assert daemon.request("GET", f"/runs/{run_id}")[1]["outcome"] == "success"
+        with socket.socket(socket.AF_UNIX) as follower:
+            follower.settimeout(30)
+            follower.connect(str(daemon.socket))
+            follower.sendall(f"GET /runs/{run_id}/events HTTP/1.0\r\n\r\n".encode())
+            heard = b"".join(iter(lambda: follower.recv(65536), b"")).decode()
+        last = json.loads(heard.rpartition("data: ")[2])
+        assert (last["state"], last["outcome"]) == ("finished", "success")
         other.execute("ROLLBACK")
     other.close()
     daemon.stop()
