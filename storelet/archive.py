@@ -1,370 +1,154 @@
-"""The archive writer: entries in, the bytes of a zip out to any sink.
+"""The archive writer: planned entries in, the members of one or several archives out.
 
-For each entry, in the order given:
+Each entry is read and deflated once, and its member goes to every target that wants it, in the
+order of the plan. Where there is much to do, batches of small files are packed by a crew of
+helpers; their answers are appended in order. It is the same archive.
 
-1. its member name must be free: one name is one file, and a file's name is no directory's;
-2. a file of at most WHOLE_BYTES is read whole and gets exact sizes in its local header; it is
-   stored where deflate does not shrink it;
-3. a larger one is deflated as it is read, its sizes and CRC follow in a data descriptor;
-4. `central_directory` gives the catalogue for all members so far, and may be asked again later.
-
-Where there is much to do, batches of small files are packed by a crew of helpers, each of which
-writes a piece of an archive; pieces are appended in order, their central headers moved to where
-they are then. It is the same archive.
-
-The writer only ever appends: it never seeks, and knows nothing of where the bytes go. What the
-sink raises ends the backup. What is not guaranteed: that two files were read at one moment.
+Nothing here seeks, or knows where the bytes go. What is not guaranteed: that two files were read
+at one moment.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from contextlib import ExitStack
+from functools import partial
 from itertools import chain
-from typing import Any, Protocol
+from typing import NamedTuple
 
-from storelet import zipformat
 from storelet.crew import Answer, Crew
-from storelet.deflate import Compression, Joined, deflate_blocks, find_engine
-from storelet.observer import Added, Event, Skipped, Truncated
-from storelet.source import BLOCK_BYTES, Entry, OpenedFile, UnreadableError, open_file, read_link
-from storelet.zipformat import ArchiveRecord, Member
+from storelet.deflate import Compression, Engine, find_engine
+from storelet.layout import Layout
+from storelet.observer import is_followed, report
+from storelet.packing import Outcome, events_of, pack
+from storelet.plan import Batch, Filler
+from storelet.source import Entry
 
-__all__ = ["ArchiveWriter", "Sink", "pack_event", "read_record", "unpack_event"]
-
-WHOLE_BYTES = BLOCK_BYTES  # a file of this size is still read whole
-# APPNOTE 4.4.10 and 4.4.11: a record's name and extra fields have 16 bits together, and a name
-# that is not UTF-8 stands among the latter once more.
-_NAME_BYTES = 0x7000
+__all__ = ["Piece", "select", "write_members"]
 
 _LITTLE_BYTES = 16 << 20  # up to here helpers are not worth their start
-_ENTRY_BYTES = 20 << 10  # what an entry costs beside its bytes, in bytes that are packed
-# A batch is packed in one slot of a helper: 4 MiB, for data, records, and before that the batch.
-_BATCH_ENTRIES = 128
-_BATCH_BYTES = 1 << 20  # before its last entry, which is at most as large again
-_BATCH_NAMES = 64 << 10  # characters
-_FIRST_HEADER_BYTES = 46 + 2 * 0x10000  # central header, APPNOTE 4.3.12: name and extra field
 
 
-_Piece = list[tuple[Entry, int]] | Skipped  # a batch, each entry with its link group
+class Piece(NamedTuple):
+    """A batch, and the archives that want it."""
+
+    batch: Batch
+    layouts: Sequence[Layout]
 
 
-class Sink(Protocol):
-    """Takes the archive's bytes in order, all of each call or an exception."""
+def select(
+    batches: Iterable[Batch], wanted: Sequence[tuple[Layout, bytearray | None]]
+) -> Iterator[Piece]:
+    """Yield what archives want of a shelf's batches: a 1 for each entry wanted, None for all.
 
-    def write(self, data: bytes | memoryview) -> None:
-        """Append `data`."""
-
-
-class ArchiveWriter:
-    """Writes one archive to a sink.
-
-    Without a record it writes a piece of one, whose catalogue is not complete.
+    A batch that some want whole and others not at all is left as it is; others are filled anew
+    with neighbours that the same archives want.
     """
-
-    def __init__(
-        self, sink: Sink, record: ArchiveRecord | None, compression: Compression = "fast"
-    ) -> None:
-        self.offset = 0  # bytes written so far
-        self._sink = sink
-        self._record = record
-        self._compression: Compression = compression
-        self._engine = find_engine(compression)
-        self._names = _Names()
-        self._central = bytearray()
-        self._count = 0
-        self._link_groups: dict[tuple[int, int, int], int] = {}
-
-    def write(self, entries: Iterable[Entry]) -> Iterator[Event]:
-        """Write entries in order and yield what becomes of each file and symbolic link.
-
-        Directories are silent. Much is packed on all cores. Raises what the sink raises; then
-        the archive is lost.
-        """
-        rest = iter(entries)
-        little = _LITTLE_BYTES
-        for entry in rest:
-            little -= entry.size + _ENTRY_BYTES
-            yield from self.add(entry)
-            if little < 0 and self._count:  # the first one has the archive's record
-                break
-        else:
-            return
-        with Crew(self._compression) as crew:
-            for piece, answer in crew.pack(self._batch(rest)):
-                if isinstance(piece, Skipped):
-                    yield piece
-                elif answer is None:
-                    for entry, link_group in piece:
-                        yield from self.pack(entry, link_group)
-                else:
-                    yield from self._add_answer(piece, answer)
-
-    def add(self, entry: Entry) -> Iterator[Event]:
-        """Write one entry, if its name is free, and yield what became of it."""
-        problem = self._names.find_problem(entry)
-        if problem:
-            yield Skipped(path=entry.path, reason=problem)
-            return
-        if entry.is_directory and not self._names.take(entry):
-            return
-        for event in self.pack(entry, self._link_group(entry)):
-            if isinstance(event, Added):
-                self._names.take(entry)
-            yield event
-
-    def pack(self, entry: Entry, link_group: int) -> Iterator[Event]:
-        """Write one entry, whatever its name, and yield what became of it."""
-        try:
-            if entry.is_directory:
-                self._write_whole(_make_member(entry, link_group), b"")
-            elif entry.is_symlink:
-                target = read_link(entry)
-                self._write_whole(_make_member(entry, link_group), target)
-                size = len(target)
-                yield Added(path=entry.path, member=entry.name, bytes_read=0, bytes_stored=size)
-            else:
-                yield from self._add_file(entry, link_group)
-        except UnreadableError as error:
-            yield Skipped(path=entry.path, reason=str(error))
-
-    def central_directory(self) -> bytes:
-        """Return what completes the archive behind the members written so far."""
-        return bytes(self._central) + zipformat.end_records(
-            self._count, len(self._central), self.offset
-        )
-
-    @property
-    def central_headers(self) -> bytes:
-        """The central headers of the members written so far, for a piece of an archive."""
-        return bytes(self._central)
-
-    def _batch(self, entries: Iterable[Entry]) -> Iterator[tuple[_Piece, list[Any] | None]]:
-        """Yield entries in batches for the crew, and by themselves those that are no matter of it.
-
-        Names are taken here, ahead of the reading.
-        """
-        batch: list[tuple[Entry, int]] = []
-        size = names = 0
-        for entry in entries:
-            problem = self._names.find_problem(entry)
-            if not problem and not self._names.take(entry):
-                continue  # a directory that is there already
-            is_large = not entry.is_directory and entry.size > WHOLE_BYTES
-            if batch and (problem or is_large or _is_full(len(batch), size, names)):
-                yield batch, _pack_batch(batch)
-                batch, size, names = [], 0, 0
-            if problem:
-                yield Skipped(path=entry.path, reason=problem), None
-            elif is_large:
-                yield [(entry, self._link_group(entry))], None
-            else:
-                batch.append((entry, self._link_group(entry)))
-                size += 0 if entry.is_directory else entry.size
-                names += len(entry.path) + len(entry.name)
-        if batch:
-            yield batch, _pack_batch(batch)
-
-    def _add_answer(self, batch: list[tuple[Entry, int]], answer: Answer) -> Iterator[Event]:
-        """Write what a helper has packed, its central headers moved to where that is."""
-        headers, count = zipformat.relocate(answer.central, self.offset)
-        self._write(answer.data)
-        self._central += headers
-        self._count += count
-        for index, *what in answer.events:
-            yield unpack_event(batch[index][0], what)
-
-    def _add_file(self, entry: Entry, link_group: int) -> Iterator[Event]:
-        with open_file(entry) as file:
-            if file.entry.size <= WHOLE_BYTES:
-                member = self._add_small(file, link_group)
-            else:
-                member = self._add_large(file, link_group)
-        yield Added(
-            path=entry.path,
-            member=entry.name,
-            bytes_read=member.size,
-            bytes_stored=member.stored_size,
-            changed=file.changed,
-        )
-        if file.broken_off:
-            yield Truncated(path=entry.path, reason=file.broken_off)
-
-    def _add_small(self, file: OpenedFile, link_group: int) -> Member:
-        data = file.read_whole()
-        deflated = self._engine.whole(data) if data else None
-        member = replace(
-            _make_member(file.entry, link_group),
-            method=zipformat.STORED if deflated is None else zipformat.DEFLATED,
-            flags=zipformat.CHANGED if file.changed else 0,
-        )
-        return self._write_whole(member, data, deflated)
-
-    def _add_large(self, file: OpenedFile, link_group: int) -> Member:
-        blocks = file.blocks()
-        first = next(blocks, b"")  # before the header: what cannot be read at all is no member
-        member = replace(
-            _make_member(file.entry, link_group),
-            method=zipformat.DEFLATED,
-            streamed=True,
-            zip64=zipformat.needs_zip64(file.entry.size),
-        )
-        start = self.offset
-        self._write(zipformat.local_header(member))
-        joined = Joined()
-        before = self.offset
-        for piece in deflate_blocks(self._engine, chain([first], blocks), joined):
-            self._write(piece)
-        member = replace(
-            member,
-            crc=joined.crc,
-            size=joined.size,
-            stored_size=self.offset - before,
-            flags=file.changed * zipformat.CHANGED | bool(file.broken_off) * zipformat.TRUNCATED,
-        )
-        self._write(zipformat.data_descriptor(member))
-        self._finish(member, start)
-        return member
-
-    def _write_whole(self, member: Member, data: bytes, deflated: bytes | None = None) -> Member:
-        """Write a member that is in memory: `data`, or what it deflated to."""
-        stored = data if deflated is None else deflated
-        member = replace(
-            member, crc=self._engine.crc32(data), size=len(data), stored_size=len(stored)
-        )
-        start = self.offset
-        self._write(zipformat.local_header(member) + stored)
-        self._finish(member, start)
-        return member
-
-    def _write(self, data: bytes | memoryview) -> None:
-        self._sink.write(data)
-        self.offset += len(data)
-
-    def _finish(self, member: Member, start: int) -> None:
-        record = None if self._count else self._record
-        self._central += zipformat.central_header(member, start, record)
-        self._count += 1
-
-    def _link_group(self, entry: Entry) -> int:
-        """Give the files that several hard links lead to a number each; 0 to all others.
-
-        The ctime is in the key because inodes are used again: what one produced directory had
-        under a number, the next one may have for another file.
-        """
-        if entry.is_directory or entry.links < 2:
-            return 0
-        groups = self._link_groups
-        return groups.setdefault((entry.device, entry.inode, entry.ctime_ns), len(groups) + 1)
+    gatherer = _Gatherer()
+    for batch in batches:
+        stop = batch.first + batch.size
+        marks = [None if each is None else each[batch.first : stop] for _, each in wanted]
+        if all(mark is None or mark.count(1) in (0, batch.size) for mark in marks):
+            layouts = [
+                layout
+                for (layout, _), mark in zip(wanted, marks, strict=True)
+                if mark is None or mark[0]
+            ]
+            if layouts:
+                yield from gatherer.close()
+                yield Piece(batch, layouts)
+            continue
+        for index, entry in enumerate(batch.entries):
+            layouts = [
+                layout
+                for (layout, _), mark in zip(wanted, marks, strict=True)
+                if mark is None or mark[index]
+            ]
+            if layouts:
+                yield from gatherer.add(entry, layouts)
+    yield from gatherer.close()
 
 
-def pack_event(index: int, event: Event) -> tuple[Any, ...]:
-    """Return an event about the entry `index` of a batch, for another process."""
-    match event:
-        case Added(bytes_read=read, bytes_stored=stored, changed=changed):
-            return index, "added", read, stored, changed
-        case Skipped(reason=reason):
-            return index, "skipped", reason
-        case Truncated(reason=reason):
-            return index, "truncated", reason
-    raise TypeError(event)
-
-
-def unpack_event(entry: Entry, what: Sequence[Any]) -> Event:
-    """Return the event that `pack_event` packed, without the index."""
-    kind, *values = what
-    if kind == "added":
-        read, stored, changed = values
-        return Added(
-            path=entry.path,
-            member=entry.name,
-            bytes_read=read,
-            bytes_stored=stored,
-            changed=changed,
-        )
-    if kind == "skipped":
-        return Skipped(path=entry.path, reason=values[0])
-    return Truncated(path=entry.path, reason=values[0])
-
-
-def _make_member(entry: Entry, link_group: int) -> Member:
-    return Member(
-        name=entry.name,
-        mode=entry.mode,
-        uid=entry.uid,
-        gid=entry.gid,
-        mtime_ns=entry.mtime_ns,
-        ctime_ns=entry.ctime_ns,
-        inode=entry.inode,
-        source_size=entry.size,
-        link_group=link_group,
-        read_at=int(time.time()),
-    )
-
-
-def _is_full(entries: int, size: int, names: int) -> bool:
-    return entries >= _BATCH_ENTRIES or size >= _BATCH_BYTES or names >= _BATCH_NAMES
-
-
-def _pack_batch(batch: list[tuple[Entry, int]]) -> list[Any]:
-    return [(link_group, entry.pack()) for entry, link_group in batch]
-
-
-def read_record(entry: Entry) -> ArchiveRecord | None:
-    """Return what an archive in a file says of itself; None where it is none of Storelet's."""
-    try:
-        with open_file(entry) as file:
-            start = max(file.entry.size - zipformat.TAIL_BYTES, 0)
-            catalogue = zipformat.find_catalogue(file.read_at(start, zipformat.TAIL_BYTES))
-            if catalogue is None:
-                return None
-            return zipformat.read_archive_record(file.read_at(catalogue[0], _FIRST_HEADER_BYTES))
-    except UnreadableError:
-        return None
-
-
-class _Names:
-    """The member names that are taken, and by what.
-
-    They are compared as readers see them: two names that are not UTF-8 may look the same.
-    """
+class _Gatherer:
+    """Fills batches with entries that the same archives want."""
 
     def __init__(self) -> None:
-        self._files: dict[str, str] = {}  # member name -> path
-        self._directories: dict[str, bool] = {}  # without `/` -> whether it is a member itself
+        self._filler = Filler()
+        self._layouts: Sequence[Layout] = ()
 
-    def find_problem(self, entry: Entry) -> str | None:
-        """Return why the entry cannot have its name; directories of one name merge."""
-        name = zipformat.portable_name(entry.name.rstrip("/"))
-        if len(name.encode()) >= _NAME_BYTES:  # a directory's has a `/` more
-            return "its path is too long for a zip"
-        if not entry.is_directory and name in self._directories:
-            return f"{name} is a directory in the archive; give another name="
-        for taken in (name, *_parents(name)):
-            if taken in self._files:
-                return f"{taken} is taken by {self._files[taken]}; give another name="
-            if taken != name and taken in self._directories:
-                return None
-        return None
+    def add(self, entry: Entry, layouts: Sequence[Layout]) -> Iterator[Piece]:
+        if layouts != self._layouts:
+            yield from self.close()
+            self._layouts = layouts
+        for batch in self._filler.add(entry):
+            yield Piece(batch, layouts)
 
-    def take(self, entry: Entry) -> bool:
-        """Take the name; returns whether it is new as a member."""
-        name = zipformat.portable_name(entry.name.rstrip("/"))
-        for parent in _parents(name):
-            if parent in self._directories:
-                break
-            self._directories[parent] = False
-        if not entry.is_directory:
-            self._files[name] = entry.path
-            return True
-        is_new = not self._directories.get(name, False)
-        self._directories[name] = True
-        return is_new
+    def close(self) -> Iterator[Piece]:
+        for batch in self._filler.close():
+            yield Piece(batch, self._layouts)
 
 
-def _parents(name: str) -> Iterator[str]:
-    """Yield `a/b` and `a` for `a/b/c`."""
-    while "/" in name:
-        name = name.rpartition("/")[0]
-        yield name
+def write_members(pieces: Iterable[Piece], compression: Compression) -> None:
+    """Read entries, write their members, report what became of each file and symbolic link.
+
+    Much is packed on all cores. Raises what the layouts raise.
+    """
+    engine = find_engine(compression)
+    rest = iter(pieces)
+    first, cost = [], 0
+    for piece in rest:
+        first.append(piece)
+        cost += piece.batch.cost
+        if cost > _LITTLE_BYTES:
+            break
+    with ExitStack() as stack:
+        answered: Iterable[tuple[Piece, Answer | None]] = ((each, None) for each in first)
+        if cost > _LITTLE_BYTES:
+            crew = stack.enter_context(Crew(compression))
+            answered = crew.pack((each, _task(each)) for each in chain(first, rest))
+        for piece, answer in answered:
+            layouts = [each for each in piece.layouts if each.is_open]
+            if not layouts:
+                continue
+            if answer is None:
+                outcomes = _pack_here(piece.batch, layouts, engine)
+            else:
+                outcomes = answer.outcomes
+                for layout in layouts:
+                    start = layout.offset
+                    layout.write(answer.data)
+                    layout.add(answer.central, start)
+            _report(piece.batch, outcomes)
+
+
+def _task(piece: Piece) -> bytes | None:
+    """Return what a helper is given; a large file is nothing for one."""
+    return None if piece.batch.is_large else piece.batch.marshalled
+
+
+def _pack_here(batch: Batch, layouts: Sequence[Layout], engine: Engine) -> list[Outcome]:
+    outcomes = []
+    for entry in batch.entries:
+        starts = [layout.offset for layout in layouts]
+        header, outcome = pack(entry, engine, 0, partial(_write_to, layouts))
+        for layout, start in zip(layouts, starts, strict=True):
+            layout.add(header, start)
+        outcomes.append(outcome)
+    return outcomes
+
+
+def _write_to(layouts: Sequence[Layout], data: bytes) -> None:
+    for layout in layouts:
+        layout.write(data)
+
+
+def _report(batch: Batch, outcomes: Sequence[Outcome]) -> None:
+    """Report outcomes: where nobody wants to hear of every file, only what is not well."""
+    if is_followed() or not all(outcome is None or _is_well(outcome) for outcome in outcomes):
+        for entry, outcome in zip(batch.entries, outcomes, strict=True):
+            for event in events_of(entry, outcome):
+                report(event)
+
+
+def _is_well(outcome: Outcome) -> bool:
+    return outcome is not None and outcome[2:] == (False, None)

@@ -11,6 +11,7 @@ import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from datetime import timedelta
 from types import TracebackType
 from typing import Any
 
@@ -20,6 +21,7 @@ from storelet.destination.directory import Directory
 from storelet.destination.s3 import S3
 from storelet.errors import UsageError
 from storelet.label import Label
+from storelet.matching import REREAD, ReusePolicy
 from storelet.observer import Event, Passed, report
 from storelet.source import Entry, Source, find_file, never_include, walk
 from storelet.spooled import SpooledBackup
@@ -38,6 +40,12 @@ class ZipBackup:
     several of S3 and Directory, the archive is streamed there when the block ends well, and the
     sources must stay in place until then. `compression` is `fast`, `small` (2.5 times slower, a
     few per cent smaller) or `none`.
+
+    With `reuse`, what has not changed since the archive before is copied by the destination: in
+    a streamed backup it is not even read. It has not changed where size, mtime, ctime and inode
+    are the same; `change_detection={"ctime": False, "inode": False}` leaves those out, for file
+    systems that make them up. What was read longer than `reread` ago is read anew, a bit each
+    time.
     """
 
     def __init__(
@@ -46,6 +54,9 @@ class ZipBackup:
         *,
         destination: Destination | Sequence[Destination] | None = None,
         compression: Compression = "fast",
+        reuse: bool = True,
+        reread: timedelta = REREAD,
+        change_detection: Mapping[str, bool] | None = None,
     ) -> None:
         self.name = name
         self._label = Label(name)
@@ -60,9 +71,10 @@ class ZipBackup:
         self._kept = ExitStack()  # new directories, until a stream has read them
         self._way: SpooledBackup | StreamedBackup
         if destinations:
-            self._way = StreamedBackup(self._label, compression, destinations)
+            policy = _make_policy(reread, change_detection or {}) if reuse else None
+            self._way = StreamedBackup(self._label, compression, destinations, policy)
         else:
-            self._way = SpooledBackup(self._label, compression)
+            self._way = SpooledBackup(self._label, compression, reuse=reuse)
 
     def __enter__(self) -> ZipBackup:
         """Begin the backup."""
@@ -231,6 +243,16 @@ def _several(destination: Destination | Sequence[Destination] | None) -> Sequenc
     if not destination:
         raise UsageError("destination is an empty list", hint="give S3(…) or Directory(…)")
     return tuple(destination)
+
+
+def _make_policy(reread: timedelta, change_detection: Mapping[str, bool]) -> ReusePolicy:
+    if unknown := sorted(change_detection.keys() - {"ctime", "inode"}):
+        raise UsageError(
+            f"change_detection knows no {unknown[0]}", hint='it has "ctime" and "inode"'
+        )
+    if reread < timedelta(days=1):
+        raise UsageError("reread is less than a day", hint="to read all of it: reuse=False")
+    return ReusePolicy(reread=reread, **change_detection)
 
 
 def _absolute(path: str | os.PathLike[str]) -> str:

@@ -22,7 +22,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from storelet.deflate import Compression, count_cores
 from storelet.errors import StoreletError
@@ -32,10 +32,12 @@ __all__ = ["ANSWER", "SLOT_BYTES", "TASK", "Answer", "Crew"]
 SLOTS = 4  # of a helper: one is written out, one is being packed, two more keep both busy
 SLOT_BYTES = 4 << 20
 TASK = struct.Struct("<LL")  # slot, bytes of the marshalled batch in it
-ANSWER = struct.Struct("<LLLL")  # slot, then bytes of data, catalogue and marshalled events in it
+ANSWER = struct.Struct("<LLLL")  # slot, then bytes of data, catalogue and marshalled outcomes in it
 
 
 _log = logging.getLogger("storelet")
+
+Piece = TypeVar("Piece")
 
 
 class Answer(NamedTuple):
@@ -43,7 +45,7 @@ class Answer(NamedTuple):
 
     data: memoryview  # the members, one after the other
     central: memoryview  # their central headers, with offsets from the start of `data`
-    events: list[tuple[Any, ...]]
+    outcomes: list[Any]  # what became of each entry
 
 
 class Crew:
@@ -76,11 +78,11 @@ class Crew:
             helper.close()
 
     def pack(
-        self, work: Iterable[tuple[Any, list[Any] | None]]
-    ) -> Iterator[tuple[Any, Answer | None]]:
+        self, work: Iterable[tuple[Piece, bytes | None]]
+    ) -> Iterator[tuple[Piece, Answer | None]]:
         """Yield each piece of work with the answer to its batch, in order.
 
-        A piece is anything, with a batch that marshal can write. Without a batch, or where what
+        A piece is anything, with a batch as marshal writes it. Without a batch, or where what
         a batch packs to is larger than a slot, the answer is None. Raises StoreletError when a
         helper dies.
         """
@@ -96,7 +98,7 @@ class Crew:
                 continue
             while (helper := self._find_free()) is None:
                 yield from _take(waiting)
-            helper.give(marshal.dumps(batch))
+            helper.give(batch)
             waiting.append((piece, helper))
         while waiting:
             yield from _take(waiting)
@@ -154,14 +156,14 @@ class _Helper:
             raise self._died() from error
         if len(message) < ANSWER.size:
             raise self._died()
-        slot, data, central, events = ANSWER.unpack(message)
-        if not events:
+        slot, data, central, outcomes = ANSWER.unpack(message)
+        if not outcomes:
             yield None
         else:
             memory = self._memory[slot * SLOT_BYTES : (slot + 1) * SLOT_BYTES]
             end = data + central
-            reported = marshal.loads(memory[end : end + events])  # noqa: S302 - from our helper
-            yield Answer(memory[:data], memory[data:end], reported)
+            said = marshal.loads(memory[end : end + outcomes])  # noqa: S302 - from our helper
+            yield Answer(memory[:data], memory[data:end], said)
         self.free.append(slot)
 
     def close(self) -> None:

@@ -30,6 +30,8 @@ __all__ = [
     "count_cores",
     "deflate_blocks",
     "find_engine",
+    "squeeze",
+    "unsqueeze",
 ]
 
 Compression = Literal["fast", "small", "none"]
@@ -64,6 +66,17 @@ def find_engine(compression: Compression) -> Engine:
     except ImportError as error:
         _log.warning("%s: deflating with zlib, which is slower", error)
         return _zlib_engine()
+
+
+def squeeze(data: bytes) -> bytes:
+    """Return `data` as it takes less memory while it waits; quick rather than small."""
+    return _find_squeezer()(data) or b"\6" + data
+
+
+def unsqueeze(squeezed: bytes) -> bytes:
+    """Return what was squeezed."""
+    # 6 begins a deflate block of the type that RFC 1951 reserves.
+    return squeezed[1:] if squeezed[:1] == b"\6" else zlib.decompress(squeezed, _RAW)
 
 
 class Joined:
@@ -175,6 +188,14 @@ def _stored_blocks(data: bytes, is_last: bool) -> bytes:
         is_final = is_last and start == starts[-1]
         pieces += [struct.pack("<BHH", is_final, len(piece), len(piece) ^ 0xFFFF), piece]
     return b"".join(pieces)
+
+
+@cache
+def _find_squeezer() -> Callable[[bytes], bytes | None]:
+    try:
+        return _isal_engine().whole
+    except ImportError:
+        return lambda data: _if_smaller(zlib.compress(data, 1, _RAW), data)
 
 
 @cache

@@ -14,15 +14,16 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
-from storelet.archive import read_record
+from storelet import catalogue
 from storelet.errors import ArchiveExistsError, UsageError
-from storelet.source import Entry
+from storelet.source import Entry, UnreadableError, open_file
 from storelet.zipformat import ArchiveRecord
 
 __all__ = ["Label", "names_taken"]
 
 _NAMES_TRIED = 60  # seconds after now whose names may all be taken before we give up
 _NAME_BYTES = 255 - len("_YYYYMMDDhhmmss.zip")  # a file's name has 255 at most
+_FIRST_HEADER_BYTES = 46 + 2 * 0x10000  # central header, APPNOTE 4.3.12: name and extra field
 _ARCHIVE_NAME = re.compile(r"(.+)_[0-9]{14}\.zip", re.DOTALL)
 
 
@@ -62,6 +63,8 @@ class Label:
         `places`, where this one goes: else each night's would hold all earlier ones. They are
         known by their names and by their own records; whatever else is there is not meant.
         """
+        if not entry.path.endswith(".zip"):
+            return False
         directory, file_name = os.path.split(entry.path)
         named = _ARCHIVE_NAME.fullmatch(file_name)
         if named is None or not stat.S_ISREG(entry.mode):
@@ -70,6 +73,19 @@ class Label:
             return False
         record = read_record(entry)
         return record is not None and record.job == named[1]
+
+
+def read_record(entry: Entry) -> ArchiveRecord | None:
+    """Return what an archive in a file says of itself; None where it is none of Storelet's."""
+    try:
+        with open_file(entry) as file:
+            start = max(file.entry.size - catalogue.TAIL_BYTES, 0)
+            found = catalogue.find_catalogue(file.read_at(start, catalogue.TAIL_BYTES))
+            if found is None:
+                return None
+            return catalogue.read_record(file.read_at(found[0], _FIRST_HEADER_BYTES))
+    except UnreadableError:
+        return None
 
 
 def names_taken(destination: object) -> ArchiveExistsError:

@@ -17,9 +17,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from storelet.archive import ArchiveWriter, pack_event
 from storelet.crew import ANSWER, SLOT_BYTES, TASK
-from storelet.deflate import Compression
+from storelet.deflate import Engine, find_engine
+from storelet.packing import pack
 from storelet.source import Entry
 
 __all__ = ["main"]
@@ -49,6 +49,7 @@ def main(arguments: Sequence[Any]) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that has us decides
     logging.disable(logging.CRITICAL)  # it says what there is to say
     descriptor, memory_descriptor, compression = arguments
+    engine = find_engine(compression)
     memory = memoryview(mmap.mmap(int(memory_descriptor), 0))
     with socket.socket(fileno=int(descriptor)) as tasks:
         while len(task := tasks.recv(TASK.size, socket.MSG_WAITALL)) == TASK.size:
@@ -56,26 +57,25 @@ def main(arguments: Sequence[Any]) -> int:
             room = memory[slot * SLOT_BYTES : (slot + 1) * SLOT_BYTES]
             batch = marshal.loads(room[:size])  # noqa: S302 - from the process that has us
             try:
-                lengths = _pack(batch, room, compression)
+                lengths = _pack(batch, room, engine)
             except _FullError:
                 lengths = (0, 0, 0)
             tasks.sendall(ANSWER.pack(slot, *lengths))
     return 0
 
 
-def _pack(batch: Sequence[Any], room: memoryview, compression: Compression) -> tuple[int, int, int]:
+def _pack(batch: Sequence[Any], room: memoryview, engine: Engine) -> tuple[int, int, int]:
     """Write a piece of an archive; return the lengths of its parts."""
     slot = _Slot(room)
-    writer = ArchiveWriter(slot, None, compression)
-    events = [
-        pack_event(index, event)
-        for index, (link_group, fields) in enumerate(batch)
-        for event in writer.pack(Entry.unpack(fields), link_group)
-    ]
+    headers, outcomes = [], []
+    for fields in batch:
+        header, outcome = pack(Entry._make(fields), engine, slot.size, slot.write)
+        headers.append(header)
+        outcomes.append(outcome)
     data = slot.size
-    slot.write(writer.central_headers)
+    slot.write(b"".join(headers))
     central = slot.size - data
-    slot.write(marshal.dumps(events))
+    slot.write(marshal.dumps(outcomes))
     return data, central, slot.size - data - central
 
 

@@ -10,15 +10,14 @@ Member names are made here; whether a name is free is the archive's matter.
 from __future__ import annotations
 
 import errno
-import io
 import os
 import re
 import stat
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
+from typing import NamedTuple
 
 from storelet.errors import SourceError, SourceMissingError, UsageError
 from storelet.observer import Passed, Skipped
@@ -46,6 +45,9 @@ _SPECIAL = {
 # https://bford.info/cachedir/
 _CACHEDIR_SIGNATURE = b"Signature: 8a477f597d28d172789f06886806bc55"
 
+# Without ever blocking on a FIFO or following a link put there since.
+_READ_SAFELY = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
 _never_included: set[tuple[int, int]] = set()  # (device, inode) of directories
 
 
@@ -61,8 +63,7 @@ class Source:
     one_file_system: bool = False  # leave out what is mounted beneath
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class Entry(NamedTuple):
     """A file found in a source, with what `lstat` said of it."""
 
     path: str
@@ -81,27 +82,18 @@ class Entry:
     def of(cls, path: str, name: str, found: os.stat_result) -> Entry:
         """Make the entry for `path` from its stat."""
         return cls(
-            path=path,
-            name=name,
-            mode=found.st_mode,
-            size=found.st_size,
-            mtime_ns=found.st_mtime_ns,
-            ctime_ns=found.st_ctime_ns,
-            device=found.st_dev,
-            inode=found.st_ino,
-            links=found.st_nlink,
-            uid=found.st_uid,
-            gid=found.st_gid,
+            path,
+            name,
+            found.st_mode,
+            found.st_size,
+            found.st_mtime_ns,
+            found.st_ctime_ns,
+            found.st_dev,
+            found.st_ino,
+            found.st_nlink,
+            found.st_uid,
+            found.st_gid,
         )
-
-    @classmethod
-    def unpack(cls, fields: Sequence[Any]) -> Entry:
-        """Make the entry that `pack` gave the fields of."""
-        return cls(**dict(zip(_FIELDS, fields, strict=True)))
-
-    def pack(self) -> tuple[Any, ...]:
-        """Return its fields, for another process."""
-        return tuple(getattr(self, name) for name in _FIELDS)
 
     @property
     def is_directory(self) -> bool:
@@ -112,9 +104,6 @@ class Entry:
     def is_symlink(self) -> bool:
         """Tell whether this is a symbolic link."""
         return stat.S_ISLNK(self.mode)
-
-
-_FIELDS = Entry.__slots__
 
 
 class UnreadableError(Exception):
@@ -205,7 +194,7 @@ def _walk_children(
             found = child.stat(follow_symlinks=False)
             kind = stat.S_IFMT(found.st_mode)
             is_directory = kind == stat.S_IFDIR
-            if is_excluded(name, is_directory):
+            if is_excluded is not None and is_excluded(name, is_directory):
                 continue
             if is_directory:
                 if (found.st_dev, found.st_ino) in _never_included:
@@ -228,10 +217,10 @@ def _scan(path: str) -> list[os.DirEntry[str]]:
         return sorted(found, key=lambda child: child.name)
 
 
-def _make_excluder(source: Source) -> Callable[[str, bool], bool]:
+def _make_excluder(source: Source) -> Callable[[str, bool], bool] | None:
     """Return the test of a member name against the patterns, relative to the source's root."""
     if not source.exclude:
-        return lambda _name, _is_directory: False
+        return None
     import pathspec  # 20 ms that a script without patterns need not spend
 
     try:
@@ -261,8 +250,7 @@ def _is_left_empty(
 
 
 def _open_regular(path: str, flags: int) -> int:
-    """Open for reading without ever blocking on a FIFO or following a link put there since."""
-    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    return os.open(path, flags | _READ_SAFELY)
 
 
 def _reason(error: OSError) -> str:
@@ -277,14 +265,22 @@ class OpenedFile:
     """A regular file that is being read; `entry` is it as it was when opened.
 
     After reading, `changed` tells that it changed meanwhile, and `broken_off` why reading
-    stopped early.
+    stopped early. A context manager: it closes the file.
     """
 
-    def __init__(self, entry: Entry, file: io.FileIO) -> None:
+    def __init__(self, entry: Entry, descriptor: int) -> None:
         self.entry = entry
         self.changed = False
         self.broken_off: str | None = None
-        self._file = file
+        self._descriptor = descriptor
+
+    def __enter__(self) -> OpenedFile:
+        """Return itself."""
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        """Close the file."""
+        os.close(self._descriptor)
 
     def read_whole(self) -> bytes:
         """Return the content; a file that changed under us is read once more.
@@ -294,8 +290,8 @@ class OpenedFile:
         """
         data = self._read_settled()
         if self.changed:
-            self.entry = _entry_of_opened(self.entry, self._file)
-            self._file.seek(0)
+            self.entry = Entry.of(self.entry.path, self.entry.name, os.fstat(self._descriptor))
+            os.lseek(self._descriptor, 0, os.SEEK_SET)
             data = self._read_settled()
         return data
 
@@ -307,7 +303,7 @@ class OpenedFile:
         """
         done = 0
         try:
-            for block in self._read_blocks(self.entry.size):
+            while block := self._read(min(BLOCK_BYTES, self.entry.size - done)):
                 done += len(block)
                 yield block
         except UnreadableError as error:
@@ -320,52 +316,54 @@ class OpenedFile:
     def read_at(self, offset: int, size: int) -> bytes:
         """Return `size` bytes from `offset` on, or what there is. Raises UnreadableError."""
         try:
-            return os.pread(self._file.fileno(), size, offset)
+            return os.pread(self._descriptor, size, offset)
         except (OSError, OverflowError) as error:  # an offset that no file has
             raise UnreadableError(str(error)) from error
 
-    def _read_blocks(self, size: int) -> Iterator[bytes]:
-        """Yield `size` bytes or what there is of them; one read may give less than asked for."""
-        while size > 0:
-            try:
-                block = self._file.read(min(BLOCK_BYTES, size))
-            except OSError as error:
-                raise UnreadableError(_reason(error)) from error
-            if block is None:  # EAGAIN: the kernel has logs that look like regular files
-                raise UnreadableError("reading it would block")
-            if not block:
-                return
-            size -= len(block)
-            yield block
+    def _read(self, size: int) -> bytes:
+        """Return up to `size` bytes; one read may give less, and gives nothing at the end."""
+        try:
+            return os.read(self._descriptor, size)
+        except BlockingIOError as error:  # the kernel has logs that look like regular files
+            raise UnreadableError("reading it would block") from error
+        except OSError as error:
+            raise UnreadableError(_reason(error)) from error
 
     def _read_settled(self) -> bytes:
         expected = min(self.entry.size, BLOCK_BYTES)
-        data = b"".join(self._read_blocks(expected + 1))
-        if len(data) > expected:  # it grew, or its size is a lie: /proc and some FUSE say 0
-            data += b"".join(self._read_blocks(BLOCK_BYTES - len(data)))
+        data = self._read(expected + 1)
+        if len(data) != expected:  # a read of less, or it grew; of /proc and some FUSE the size
+            pieces, size = [data], len(data)  # is a lie: they say 0
+            while data and size < BLOCK_BYTES:
+                pieces.append(data := self._read(BLOCK_BYTES - size))
+                size += len(data)
+            data = b"".join(pieces)
         self.changed = len(data) != self.entry.size or self._has_changed()
         return data
 
     def _has_changed(self) -> bool:
-        now = os.fstat(self._file.fileno())
-        before = (self.entry.size, self.entry.mtime_ns, self.entry.ctime_ns)
-        return (now.st_size, now.st_mtime_ns, now.st_ctime_ns) != before
+        now = os.fstat(self._descriptor)
+        return (
+            now.st_ctime_ns != self.entry.ctime_ns
+            or now.st_mtime_ns != self.entry.mtime_ns
+            or now.st_size != self.entry.size
+        )
 
 
-@contextmanager
-def open_file(entry: Entry) -> Iterator[OpenedFile]:
+def open_file(entry: Entry) -> OpenedFile:
     """Open a regular file for reading.
 
     Raises UnreadableError where it cannot be opened or is no regular file any more.
     """
     try:
-        file = io.FileIO(entry.path, "rb", opener=_open_regular)
+        descriptor = os.open(entry.path, _READ_SAFELY)
     except OSError as error:
         raise UnreadableError(_reason(error)) from error
-    with file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise UnreadableError("it is no regular file any more")
-        yield OpenedFile(_entry_of_opened(entry, file), file)
+    found = os.fstat(descriptor)
+    if not stat.S_ISREG(found.st_mode):
+        os.close(descriptor)
+        raise UnreadableError("it is no regular file any more")
+    return OpenedFile(Entry.of(entry.path, entry.name, found), descriptor)
 
 
 def read_link(entry: Entry) -> bytes:
@@ -374,7 +372,3 @@ def read_link(entry: Entry) -> bytes:
         return os.fsencode(os.readlink(entry.path))
     except OSError as error:
         raise UnreadableError(_reason(error)) from error
-
-
-def _entry_of_opened(entry: Entry, file: io.FileIO) -> Entry:
-    return Entry.of(entry.path, entry.name, os.fstat(file.fileno()))

@@ -1,37 +1,44 @@
 """The spooled way of a backup: read when included, sent when saved.
 
-The archive grows in a temporary file. Saving completes a copy of the catalogue behind it and
-sends all of it; more may be included and saved afterwards, and the sources may be gone by then.
+The archive grows in a temporary file. Saving sends all of it, with the catalogue behind; what the
+destination has already, by name, size, CRC and time, it copies from the archive before, and is not
+sent. More may be included and saved afterwards, and the sources may be gone by then.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable
 from threading import Lock
 
-from storelet.archive import ArchiveWriter
+from storelet.archive import Piece, write_members
 from storelet.deflate import Compression
-from storelet.destination.contract import Destination
+from storelet.delivery import Delivery
+from storelet.destination.contract import CopyFailedError, Destination
 from storelet.errors import ArchiveExistsError, StoreletError, UsageError
-from storelet.label import Label, names_taken
-from storelet.observer import Saved, report
+from storelet.label import Label
+from storelet.layout import Layout
+from storelet.matching import SpoolMatch
+from storelet.observer import NotReused, report
+from storelet.plan import Plan
+from storelet.previous import Members
+from storelet.reuse import Span, find_spans
 from storelet.source import Entry
 from storelet.temporary import Spool
 
 __all__ = ["SpooledBackup"]
 
-_log = logging.getLogger("storelet")
-
 
 class SpooledBackup:
     """One archive in a temporary file."""
 
-    def __init__(self, label: Label, compression: Compression) -> None:
+    def __init__(self, label: Label, compression: Compression, *, reuse: bool) -> None:
         self._label = label
+        self._compression: Compression = compression
+        self._reuse = reuse
         self._lock = Lock()  # what several threads include must not get into each other
         self._spool = Spool()
-        self._writer = ArchiveWriter(self._spool, label.record, compression)
+        self._layout = Layout(self._spool, label.record)
+        self._plan = Plan()
         self._is_whole = True
         self.is_saved = False
 
@@ -40,25 +47,37 @@ class SpooledBackup:
         with self._lock:
             self._require_whole()
             self._is_whole = False  # until all are: a script may catch what ends it halfway
-            for event in self._writer.write(entries):
-                report(event)
+            firsts = [shelf.count for shelf in self._plan.shelves]
+            for entry in entries:
+                skipped = self._plan.add(entry)
+                if skipped is not None:
+                    report(skipped)
+            batches = [
+                batch
+                for shelf, first in zip(self._plan.shelves, firsts, strict=True)
+                for batch in shelf.batches(first)
+            ]
+            write_members((Piece(each, [self._layout]) for each in batches), self._compression)
             self._is_whole = True
 
     def save(self, destination: Destination) -> str:
         """Send the archive under the first free name from this second on; return its URL."""
         with self._lock:
             self._require_whole()
-            size, tail = self._writer.offset, self._writer.central_directory()
-        for name in self._label.file_names():
+            size = self._layout.offset
+            members = Members(self._layout.headers(), size)
+        match = SpoolMatch(members)
+        reuse = self._reuse and size >= destination.copy_limits.smallest
+        while True:
             try:
-                url = self._send(destination, name, size, tail)
-            except ArchiveExistsError:
-                _log.debug("%s is taken in %s", name, destination)
-                continue
-            self.is_saved = True
-            report(Saved(url=url, destination=str(destination), bytes=size + len(tail)))
-            return url
-        raise names_taken(destination)
+                url = self._send(destination, members, match, reuse=reuse)
+            except CopyFailedError as error:
+                report(NotReused(destination=str(destination), reason=error.message))
+                reuse = False
+            else:
+                if url is not None:
+                    self.is_saved = True
+                    return url
 
     def close(self) -> None:
         """Give the temporary file back; may be called twice."""
@@ -77,13 +96,30 @@ class SpooledBackup:
                 hint="see the error before this one",
             )
 
-    def _send(self, destination: Destination, name: str, size: int, tail: bytes) -> str:
-        upload = destination.open_upload(name, self._label.metadata)
+    def _send(
+        self, destination: Destination, members: Members, match: SpoolMatch, *, reuse: bool
+    ) -> str | None:
+        """Send the archive and return its URL; None where its name was taken meanwhile."""
+        delivery = Delivery(destination, self._label)
         try:
-            for piece in self._spool.read(size):
-                upload.write(piece)
-            upload.write(tail)
-            return upload.commit()
+            if reuse:
+                delivery.reuse(match, None, frozenset())
+            delivery.open(members.offsets[-1])
+            for span in find_spans(members.offsets, match.wanted(delivery.spans)):
+                self._send_span(delivery.layout, members, span)
+            try:
+                return delivery.commit()
+            except ArchiveExistsError:
+                return None
         except BaseException:
-            upload.abort()
+            delivery.abort()
             raise
+
+    def _send_span(self, layout: Layout, members: Members, span: Span) -> None:
+        shift = layout.offset - span.offset
+        for piece in self._spool.read(span.offset, span.size):
+            if not layout.is_open:
+                return
+            layout.write(piece)
+        for headers in members.headers(span):
+            layout.add(headers, shift)

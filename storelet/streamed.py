@@ -1,11 +1,12 @@
 """The streamed way of a backup: planned when included, read and sent when the block ends.
 
-1. including only walks: the plan is what was found, in order;
-2. an upload is opened at every destination, before anything is read;
-3. each entry is read and deflated once, and its bytes go to all of them as they come: there is
-   no temporary file, and parts leave while files are still read;
+1. including only walks: the plan is what was found;
+2. for each destination the plan is compared with the archive before: what has not changed is
+   copied there, and all else is wanted anew;
+3. each wanted entry is read and deflated once, and its bytes go to those that want it as they
+   come: there is no temporary file, and parts leave while files are still read;
 4. each destination commits by itself. One that fails is let go of and the others go on; in the
-   end its error is raised.
+   end its error is raised. Where copies failed, its archive is made once more with fewer.
 
 If the block raises, nothing was opened. If writing is broken off, every upload is aborted.
 """
@@ -14,125 +15,153 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import chain
 
-from storelet.archive import ArchiveWriter
+from storelet.archive import select, write_members
 from storelet.deflate import Compression
-from storelet.destination.contract import Destination, Upload
-from storelet.errors import ArchiveExistsError, StoreletError, UsageError, join_errors
-from storelet.label import Label, names_taken
-from storelet.observer import Saved, report
+from storelet.delivery import Delivery
+from storelet.destination.contract import CopyFailedError, Destination
+from storelet.errors import StoreletError, UsageError, join_errors
+from storelet.label import Label
+from storelet.layout import Layout
+from storelet.matching import PlanMatch, ReusePolicy
+from storelet.observer import NotReused, Reused, report
+from storelet.plan import Plan, Shelf
 from storelet.source import Entry
 
 __all__ = ["StreamedBackup"]
 
 _log = logging.getLogger("storelet")
 
+_RECORD_BYTES = 512  # about what an entry takes in an archive beside its content
+_ATTEMPTS = 3  # of one destination with copies, each without those that failed
+
+
+_Wanted = dict[Shelf, bytearray]  # a 1 for each entry of a shelf; without it, all are wanted
+
+
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """A destination that is to get the archive, and what may be reused there."""
+
+    destination: Destination
+    policy: ReusePolicy | None
+    but: frozenset[int] = frozenset()  # offsets whose spans could not be copied
+
+    def without(self, error: CopyFailedError) -> _Order:
+        """Return the order for the next attempt, after copies have failed."""
+        if error.offset is None or len(self.but) + 1 >= _ATTEMPTS:
+            return _Order(self.destination, None)
+        return _Order(self.destination, self.policy, self.but | {error.offset})
+
 
 class StreamedBackup:
     """One archive for one or several destinations."""
 
     def __init__(
-        self, label: Label, compression: Compression, destinations: Sequence[Destination]
+        self,
+        label: Label,
+        compression: Compression,
+        destinations: Sequence[Destination],
+        policy: ReusePolicy | None,
     ) -> None:
         self._label = label
         self._compression: Compression = compression
-        self._destinations = destinations
-        self._plan: list[Entry] = []
+        self._orders = [_Order(each, policy) for each in destinations]
+        self._plan = Plan()
+        self._read = b""  # a 1 for each file that some destination wanted anew
+        self._failures: list[StoreletError] = []
         self._has_ended = False
 
     def include(self, entries: Iterable[Entry]) -> None:
-        """Put entries on the plan."""
+        """Put entries on the plan, and report those whose names are taken."""
         if self._has_ended:
             raise UsageError(
                 f"backup {self._label.name} has ended", hint="include inside its with block"
             )
-        self._plan += entries
+        for entry in entries:
+            skipped = self._plan.add(entry)
+            if skipped is not None:
+                report(skipped)
 
     def write(self) -> None:
         """Read what is planned and save it at every destination. Raises StoreletError."""
         self._has_ended = True
-        uploads = _Uploads()
-        try:
-            uploads.open(self._label, self._destinations)
-            writer = ArchiveWriter(uploads, self._label.record, self._compression)
-            for event in writer.write(self._plan):
-                report(event)
-            tail = writer.central_directory()
-            uploads.write(tail)
-            uploads.commit(writer.offset + len(tail))
-        except BaseException:
-            uploads.abort()
-            raise
-        if uploads.failures:
-            raise join_errors(uploads.failures)
+        orders = self._orders
+        while orders:
+            orders = self._attempt(orders)
+        reused = self._read.count(0)
+        if reused:
+            report(Reused(files=reused))
+        if self._failures:
+            raise join_errors(self._failures)
 
     def close(self) -> None:
         """Forget the plan."""
         self._has_ended = True
-        self._plan = []
+        self._plan = Plan()
 
+    def _attempt(self, orders: Sequence[_Order]) -> list[_Order]:
+        """Make the archive for each order; return those that are to be tried once more."""
+        deliveries = [(order, Delivery(order.destination, self._label)) for order in orders]
+        try:
+            opened = []
+            for order, delivery in deliveries:
+                wanted = self._open(order, delivery)
+                if wanted is not None:
+                    opened.append((order, delivery, wanted))
+            self._write_members([(delivery.layout, wanted) for _, delivery, wanted in opened])
+            again = [self._commit(order, delivery) for order, delivery, _ in opened]
+        except BaseException:
+            for _, delivery in deliveries:
+                delivery.abort()
+            raise
+        return [order for order in again if order is not None]
 
-class _Uploads:
-    """The uploads to all destinations, as one sink; those that fail are let go of."""
+    def _open(self, order: _Order, delivery: Delivery) -> _Wanted | None:
+        """Open a delivery and return what it wants; None where it failed."""
+        wanted: _Wanted = {}
+        size = sum(each.bytes + each.count * _RECORD_BYTES for each in self._plan.shelves)
+        try:
+            match = None
+            if order.policy is not None and size >= order.destination.copy_limits.smallest:
+                match = PlanMatch(self._plan, order.policy)
+                delivery.reuse(match, order.policy.reread, order.but)
+            delivery.open(size)
+        except StoreletError as error:
+            self._fail(error)
+            return None
+        if match is not None and delivery.spans:
+            wanted = match.wanted(delivery.spans)
+        files = self._plan.files
+        self._read = _or(self._read, wanted.get(files, b"\1" * files.count))
+        return wanted
 
-    def __init__(self) -> None:
-        self.failures: list[StoreletError] = []
-        self._open: list[tuple[Destination, Upload]] = []
+    def _write_members(self, wanted: Sequence[tuple[Layout, _Wanted]]) -> None:
+        selected = chain.from_iterable(
+            select(shelf.batches(), [(layout, each.get(shelf)) for layout, each in wanted])
+            for shelf in self._plan.shelves
+        )
+        write_members(selected, self._compression)
 
-    def open(self, label: Label, destinations: Sequence[Destination]) -> None:
-        """Open an upload at each destination. Raises StoreletError where none can be."""
-        for destination in destinations:
-            try:
-                self._open.append((destination, _open_upload(destination, label)))
-            except StoreletError as error:
-                self._fail(error)
-        self._require_one()
-
-    def write(self, data: bytes | memoryview) -> None:
-        """Append `data` to each. Raises StoreletError where none is left."""
-        for destination, upload in list(self._open):
-            try:
-                upload.write(data)
-            except StoreletError as error:
-                self._let_go(destination, upload)
-                self._fail(error)
-        self._require_one()
-
-    def commit(self, size: int) -> None:
-        """Make each archive visible and report it; what fails is among `failures`."""
-        for destination, upload in list(self._open):
-            try:
-                url = upload.commit()
-            except StoreletError as error:
-                self._let_go(destination, upload)
-                self._fail(error)
-                continue
-            self._open.remove((destination, upload))
-            report(Saved(url=url, destination=str(destination), bytes=size))
-
-    def abort(self) -> None:
-        """Abort what has not been committed."""
-        for destination, upload in list(self._open):
-            self._let_go(destination, upload)
-
-    def _let_go(self, destination: Destination, upload: Upload) -> None:
-        upload.abort()
-        self._open.remove((destination, upload))
+    def _commit(self, order: _Order, delivery: Delivery) -> _Order | None:
+        """Commit a delivery; return the order that is to be tried once more, if it is."""
+        try:
+            delivery.commit()
+        except CopyFailedError as error:
+            report(NotReused(destination=str(order.destination), reason=error.message))
+            return order.without(error)
+        except StoreletError as error:
+            self._fail(error)
+        return None
 
     def _fail(self, error: StoreletError) -> None:
         _log.error("%s", error)
-        self.failures.append(error)
-
-    def _require_one(self) -> None:
-        if not self._open:
-            raise join_errors(self.failures)
+        self._failures.append(error)
 
 
-def _open_upload(destination: Destination, label: Label) -> Upload:
-    """Open an upload under the first free name from this second on."""
-    for name in label.file_names():
-        try:
-            return destination.open_upload(name, label.metadata)
-        except ArchiveExistsError:
-            _log.debug("%s is taken in %s", name, destination)
-    raise names_taken(destination)
+def _or(one: bytes | bytearray, other: bytes | bytearray) -> bytes:
+    """Return the bits of both."""
+    bits = int.from_bytes(one, "little") | int.from_bytes(other, "little")
+    return bits.to_bytes(max(len(one), len(other)), "little")

@@ -51,12 +51,15 @@ class Spool:
         except OSError as error:
             raise _explain_temporary(error) from error
 
-    def read(self, size: int) -> Iterator[bytes]:
-        """Yield the first `size` bytes; more may be written meanwhile. Raises StoreletError."""
-        offset = 0
-        while offset < size:
+    def read(self, offset: int, size: int) -> Iterator[bytes]:
+        """Yield `size` bytes from `offset` on; more may be written meanwhile.
+
+        Raises StoreletError.
+        """
+        end = offset + size
+        while offset < end:
             try:
-                piece = os.pread(self._file.fileno(), min(_COPY_BYTES, size - offset), offset)
+                piece = os.pread(self._file.fileno(), min(_COPY_BYTES, end - offset), offset)
                 if not piece:
                     raise OSError(errno.EIO, "what was written is not there any more")
             except OSError as error:

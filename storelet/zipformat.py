@@ -1,4 +1,4 @@
-"""The records of a zip as bytes; pure, no input or output.
+"""The records of a zip as they are written; pure, no input or output. `catalogue` reads them.
 
 Written as APPNOTE.TXT 6.3.10 describes them (sections 4.3 and 4.5). In order an archive is
 
@@ -18,25 +18,29 @@ import stat
 import struct
 import time
 from dataclasses import dataclass
+from typing import NamedTuple
 
 __all__ = [
     "CHANGED",
     "DEFLATED",
+    "HAS_RAW_NAME",
+    "HAS_RECORD",
+    "PRIVATE",
     "PRIVATE_ID",
+    "PRIVATE_VERSION",
     "STORED",
-    "TAIL_BYTES",
     "TRUNCATED",
     "ArchiveRecord",
     "Member",
     "central_header",
+    "counted",
     "data_descriptor",
     "end_records",
-    "find_catalogue",
+    "fingerprint",
     "local_header",
     "needs_zip64",
     "portable_name",
-    "read_archive_record",
-    "relocate",
+    "zip64_field",
 ]
 
 STORED = 0
@@ -45,12 +49,18 @@ DEFLATED = 8
 # Flags of the private field.
 CHANGED = 1  # the file changed while it was read
 TRUNCATED = 2  # a read error broke the file off
-_HAS_RAW_NAME = 4
-_HAS_ARCHIVE_RECORD = 8
+HAS_RAW_NAME = 4
+HAS_RECORD = 8
 
 PRIVATE_ID = 0x6C53  # "Sl" in the file; not in APPNOTE's list of known identifiers
-_PRIVATE_VERSION = 1
-_PRIVATE = struct.Struct("<BBLqqQQq")
+PRIVATE_VERSION = 1
+PRIVATE = struct.Struct("<HHBBL32sq")  # identifier and length in front
+_FINGERPRINT = struct.Struct("<qqQQ")
+
+_LOCAL = struct.Struct("<4sHHHHHLLLHH")
+_CENTRAL = struct.Struct("<4sHHHHHHLLLHHHHHLL")
+_TIMES_OWNER = struct.Struct("<HHBlHHBBLBL")
+_OWNER = struct.Struct("<HHBBLBL")
 
 _UINT16 = 0xFFFF
 _UINT32 = 0xFFFFFFFF
@@ -60,8 +70,7 @@ _NAME_IS_UTF8 = 1 << 11
 _MSDOS_DIRECTORY = 0x10
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Member:
+class Member(NamedTuple):
     """An entry as stored in a zip."""
 
     name: str  # with `/` at the end for a directory; surrogates stand for bytes that are not UTF-8
@@ -72,7 +81,7 @@ class Member:
     ctime_ns: int
     inode: int
     source_size: int  # bytes, as the file system gave it when the file was opened
-    link_group: int  # members with the same number above 0 were hard links to one file
+    link_group: int  # above 0: hard links to one file share this, the inode and the ctime
     read_at: int  # seconds since the epoch: when the bytes were last read from the source
     flags: int = 0  # CHANGED, TRUNCATED
     method: int = STORED
@@ -113,29 +122,25 @@ def portable_name(name: str) -> str:
 def local_header(member: Member) -> bytes:
     """APPNOTE 4.3.7. Of a streamed member the sizes and the CRC are left to the descriptor."""
     name = portable_name(member.name).encode()
-    extra = _times_field(member) + _owner_field(member)
+    extra = _known_fields(member)
     if member.zip64:
         extra = struct.pack("<HHQQ", 0x0001, 16, 0, 0) + extra
     unknown_size = _UINT32 if member.zip64 else 0
     date, clock = _dos_time(member.mtime_ns)
-    return (
-        struct.pack(
-            "<4sHHHHHLLLHH",
-            b"PK\x03\x04",
-            _version_needed(member, zip64=member.zip64),
-            _general_flags(member),
-            member.method,
-            clock,
-            date,
-            0 if member.streamed else member.crc,
-            unknown_size if member.streamed else member.stored_size,
-            unknown_size if member.streamed else member.size,
-            len(name),
-            len(extra),
-        )
-        + name
-        + extra
+    header = _LOCAL.pack(
+        b"PK\x03\x04",
+        _version_needed(member, zip64=member.zip64),
+        _general_flags(member),
+        member.method,
+        clock,
+        date,
+        0 if member.streamed else member.crc,
+        unknown_size if member.streamed else member.stored_size,
+        unknown_size if member.streamed else member.size,
+        len(name),
+        len(extra),
     )
+    return header + name + extra
 
 
 def data_descriptor(member: Member) -> bytes:
@@ -149,60 +154,41 @@ def data_descriptor(member: Member) -> bytes:
     )
 
 
-def central_header(member: Member, offset: int, archive: ArchiveRecord | None = None) -> bytes:
-    """APPNOTE 4.3.12; `offset` is the local header's. `archive` is given for the first one."""
+def central_header(member: Member, offset: int) -> bytes:
+    """APPNOTE 4.3.12; `offset` is the local header's."""
     name = portable_name(member.name).encode()
-    wide = [n for n in (member.size, member.stored_size, offset) if n >= _UINT32]
-    zip64 = struct.pack(f"<HH{len(wide)}Q", 0x0001, 8 * len(wide), *wide) if wide else b""
-    extra = zip64 + _times_field(member) + _owner_field(member) + _private_field(member, archive)
+    wide = member.size >= _UINT32 or member.stored_size >= _UINT32 or offset >= _UINT32
+    extra = _known_fields(member) + _private_field(member)
+    if wide:
+        extra = zip64_field(member.size, member.stored_size, offset) + extra
     date, clock = _dos_time(member.mtime_ns)
     directory = _MSDOS_DIRECTORY if stat.S_ISDIR(member.mode) else 0
-    return (
-        struct.pack(
-            "<4sHHHHHHLLLHHHHHLL",
-            b"PK\x01\x02",
-            _MADE_BY,
-            _version_needed(member, zip64=bool(wide) or member.zip64),
-            _general_flags(member),
-            member.method,
-            clock,
-            date,
-            member.crc,
-            min(member.stored_size, _UINT32),
-            min(member.size, _UINT32),
-            len(name),
-            len(extra),
-            0,  # comment length
-            0,  # disk
-            0,  # internal attributes
-            (member.mode & _UINT16) << 16 | directory,
-            min(offset, _UINT32),
-        )
-        + name
-        + extra
+    header = _CENTRAL.pack(
+        b"PK\x01\x02",
+        _MADE_BY,
+        _version_needed(member, zip64=wide or member.zip64),
+        _general_flags(member),
+        member.method,
+        clock,
+        date,
+        member.crc,
+        min(member.stored_size, _UINT32),
+        min(member.size, _UINT32),
+        len(name),
+        len(extra),
+        0,  # comment length
+        0,  # disk
+        0,  # internal attributes
+        (member.mode & _UINT16) << 16 | directory,
+        min(offset, _UINT32),
     )
+    return header + name + extra
 
 
-def relocate(headers: bytes | memoryview, base: int) -> tuple[bytes, int]:
-    """Move central headers by `base` bytes; return them and how many they are.
-
-    Their offsets must be below 4 GiB, that is, not in a zip64 field.
-    """
-    moved = bytearray(headers)
-    at = count = 0
-    while at < len(moved):
-        name_length, extra_length = struct.unpack_from("<HH", moved, at + 28)
-        offset = base + struct.unpack_from("<L", moved, at + 42)[0]
-        extra = at + 46 + name_length
-        end = extra + extra_length
-        if offset >= _UINT32:
-            moved[extra:extra] = struct.pack("<HHQ", 0x0001, 8, offset)
-            end += 12
-            struct.pack_into("<H", moved, at + 6, 45)  # version needed
-            struct.pack_into("<H", moved, at + 30, extra_length + 12)
-        struct.pack_into("<L", moved, at + 42, min(offset, _UINT32))
-        at, count = end, count + 1
-    return bytes(moved), count
+def zip64_field(*values: int) -> bytes:
+    """APPNOTE 4.5.3: size, stored size, offset, those of them that have no room in the header."""
+    wide = [value for value in values if value >= _UINT32]
+    return struct.pack(f"<HH{len(wide)}Q", 0x0001, 8 * len(wide), *wide) if wide else b""
 
 
 def end_records(count: int, size: int, offset: int) -> bytes:
@@ -241,55 +227,6 @@ def end_records(count: int, size: int, offset: int) -> bytes:
     )
 
 
-TAIL_BYTES = 22 + 20 + 56  # of an archive of ours: the end records, which have no comment
-
-
-def find_catalogue(tail: bytes) -> tuple[int, int] | None:
-    """Return offset and size of the catalogue from an archive's last TAIL_BYTES.
-
-    None where they are not the end of an archive of ours.
-    """
-    if len(tail) < 22 or tail[-22:-18] != b"PK\x05\x06":
-        return None
-    size, offset = struct.unpack_from("<LL", tail, len(tail) - 10)
-    if _UINT32 in (size, offset) and tail[:4] == b"PK\x06\x06":
-        size, offset = struct.unpack_from("<QQ", tail, 40)
-    return offset, size
-
-
-def read_archive_record(catalogue: bytes) -> ArchiveRecord | None:
-    """Return what the archive says of itself in its first central header, if it is one of ours."""
-    if catalogue[:4] != b"PK\x01\x02" or len(catalogue) < 46:
-        return None
-    name_length, extra_length = struct.unpack_from("<HH", catalogue, 28)
-    extra = catalogue[46 + name_length : 46 + name_length + extra_length]
-    while len(extra) >= 4:
-        identifier, length = struct.unpack_from("<HH", extra)
-        if identifier == PRIVATE_ID:
-            return _read_record_of(extra[4 : 4 + length])
-        extra = extra[4 + length :]
-    return None
-
-
-def _read_record_of(private: bytes) -> ArchiveRecord | None:
-    """Return the archive's record from a private field that has one."""
-    try:
-        version, flags = struct.unpack_from("<BB", private)
-        if version != _PRIVATE_VERSION or not flags & _HAS_ARCHIVE_RECORD:
-            return None
-        rest = private[_PRIVATE.size :]
-        if flags & _HAS_RAW_NAME:
-            _, rest = _uncount(rest)
-        (started_ns,) = struct.unpack_from("<q", rest)
-        job, rest = _uncount(rest[8:])
-        host, rest = _uncount(rest)
-    except struct.error:  # it looks like ours and is not
-        return None
-    return ArchiveRecord(
-        job=job.decode(errors="replace"), host=host.decode(errors="replace"), started_ns=started_ns
-    )
-
-
 def _version_needed(member: Member, *, zip64: bool) -> int:
     """APPNOTE 4.4.3.2: 4.5 for zip64, 2.0 for deflate and directories, else 1.0."""
     if zip64:
@@ -318,68 +255,56 @@ def _dos_time(mtime_ns: int) -> tuple[int, int]:
     )
 
 
-def _times_field(member: Member) -> bytes:
-    """Info-ZIP's extended timestamp: flags (1: mtime), then signed seconds, where they fit.
+def _known_fields(member: Member) -> bytes:
+    """Pack the fields that common tools read.
 
-    Not before 1970: 7-Zip and libarchive read them unsigned, and 1960 became 2096.
+    Info-ZIP's extended timestamp: flags (1: mtime), then signed seconds, where they fit; not
+    before 1970, for 7-Zip and libarchive read them unsigned, and 1960 became 2096. Then its new
+    Unix field: version, uid and gid, each behind its size.
     """
+    owner = (0x7875, 11, 1, 4, member.uid, 4, member.gid)
     seconds = member.mtime_ns // 1_000_000_000
-    if not 0 <= seconds < 1 << 31:
-        return b""
-    return struct.pack("<HHBl", 0x5455, 5, 1, seconds)
+    if 0 <= seconds < 1 << 31:
+        return _TIMES_OWNER.pack(0x5455, 5, 1, seconds, *owner)
+    return _OWNER.pack(*owner)
 
 
-def _owner_field(member: Member) -> bytes:
-    """Info-ZIP's new Unix field: version, then uid and gid, each behind its size."""
-    return struct.pack("<HHBBLBL", 0x7875, 11, 1, 4, member.uid, 4, member.gid)
-
-
-def _private_field(member: Member, archive: ArchiveRecord | None) -> bytes:
+def _private_field(member: Member) -> bytes:
     """Pack what only Storelet reads: the exact stat that tells whether a file has changed.
 
-    version, flags, link group, mtime and ctime in ns, inode, size, when the bytes were read;
-    then, as the flags say, the raw name and the archive's own record.
+    version, flags, link group, then `fingerprint` and when the bytes were read; then the raw name
+    where the name is not UTF-8, and what `catalogue.set_record` adds.
     """
-    raw_name = b""
-    flags = member.flags
-    if portable_name(member.name) != member.name:
-        flags |= _HAS_RAW_NAME
-        raw_name = _counted(os.fsencode(member.name))
-    record = b""
-    if archive is not None:
-        flags |= _HAS_ARCHIVE_RECORD
-        record = (
-            struct.pack("<q", archive.started_ns)
-            + _counted(archive.job.encode(errors="replace"))
-            + _counted(archive.host.encode(errors="replace"))
-        )
-    body = (
-        _PRIVATE.pack(
-            _PRIVATE_VERSION,
+    flags, raw_name = member.flags, b""
+    if not member.name.isascii() and portable_name(member.name) != member.name:
+        flags |= HAS_RAW_NAME
+        raw_name = counted(os.fsencode(member.name))
+    return (
+        PRIVATE.pack(
+            PRIVATE_ID,
+            PRIVATE.size - 4 + len(raw_name),
+            PRIVATE_VERSION,
             flags,
             member.link_group,
-            _int64(member.mtime_ns),
-            _int64(member.ctime_ns),
-            member.inode,
-            member.source_size,
+            fingerprint(member.mtime_ns, member.ctime_ns, member.inode, member.source_size),
             member.read_at,
         )
         + raw_name
-        + record
     )
-    return struct.pack("<HH", PRIVATE_ID, len(body)) + body
+
+
+def fingerprint(mtime_ns: int, ctime_ns: int, inode: int, size: int) -> bytes:
+    """Return 32 bytes that two states of a file share only if it has not changed."""
+    try:
+        return _FINGERPRINT.pack(mtime_ns, ctime_ns, inode, size)
+    except struct.error:  # file systems go further than 64 bits of ns, which end in 2262
+        return _FINGERPRINT.pack(_int64(mtime_ns), _int64(ctime_ns), inode, size)
 
 
 def _int64(ns: int) -> int:
-    """Return a time as the field can hold it, up to the year 2262; file systems go further."""
     return max(-(1 << 63), min(ns, (1 << 63) - 1))
 
 
-def _counted(data: bytes) -> bytes:
+def counted(data: bytes) -> bytes:
+    """Return `data` behind its length in two bytes."""
     return struct.pack("<H", len(data)) + data
-
-
-def _uncount(data: bytes) -> tuple[bytes, bytes]:
-    """Return what `_counted` packed, and the rest. Raises struct.error."""
-    (length,) = struct.unpack_from("<H", data)
-    return data[2 : 2 + length], data[2 + length :]

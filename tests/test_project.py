@@ -21,23 +21,41 @@ LIBRARY = """
 errors
 logs
 zipformat               errors
+catalogue               zipformat
 deflate                 errors
 observer                errors
+abandoned
 source                  errors observer
+names                   zipformat source
+plan                    observer zipformat deflate source names
+packing                 observer zipformat deflate source plan
 crew                    errors deflate
-archive                 errors observer zipformat deflate source crew
-packer                  deflate source crew archive
+packer                  deflate source packing crew
+layout                  zipformat catalogue deflate
+archive                 observer deflate source plan packing crew layout
+reuse
 destination
-destination.contract    errors
+destination.contract    errors reuse
+destination.directory   errors reuse destination.contract
 destination.s3errors    errors
-destination.directory   errors observer destination.contract
-destination.s3          errors observer destination.contract destination.s3errors
+destination.s3client    errors destination.contract
+destination.sending
+destination.s3upload    errors observer reuse destination.contract destination.s3client
+                        destination.s3errors destination.sending
+destination.s3          errors abandoned reuse destination.contract destination.s3client
+                        destination.s3errors destination.s3upload
 temporary               errors
-label                   errors zipformat source archive
-spooled                 errors observer deflate source archive temporary label
-                        destination.contract
-streamed                errors observer deflate source archive label destination.contract
-backup                  errors observer source deflate temporary label spooled streamed
+label                   errors zipformat catalogue source
+previous                errors zipformat catalogue deflate reuse destination.contract
+matching                zipformat catalogue plan reuse previous
+inspection              errors zipformat catalogue reuse destination.contract layout previous
+delivery                errors observer catalogue reuse destination.contract label layout
+                        previous matching inspection
+spooled                 errors observer deflate source plan layout archive reuse
+                        destination.contract temporary label previous matching delivery
+streamed                errors observer deflate source plan layout archive
+                        destination.contract label matching delivery
+backup                  errors observer source deflate temporary label matching spooled streamed
                         destination.contract destination.directory destination.s3
 """
 DAEMON = """

@@ -2,21 +2,67 @@
 
 A name appears only when the archive is whole, and a taken name is never overwritten. Whoever
 opened an upload ends it: by `commit` and, where that or anything before it raised, by `abort`.
+
+All methods raise DestinationError, or UsageError where an option cannot be; nothing else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
-__all__ = ["Destination", "Upload"]
+from storelet.errors import DestinationError
+from storelet.reuse import CopyLimits
+
+__all__ = ["CopyFailedError", "Destination", "Stored", "Traffic", "Upload", "is_archive_of"]
+
+_ARCHIVE_NAME = re.compile(r"(.+)_[0-9]{14}\.zip", re.DOTALL)
+
+
+class CopyFailedError(DestinationError):
+    """The archive before cannot be copied from; without copies the upload may well do."""
+
+    def __init__(self, message: str, *, hint: str | None = None, offset: int | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.offset = offset  # of the copy that failed, where it was one
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stored:
+    """An archive that stands at a destination."""
+
+    name: str  # of its file
+    size: int  # bytes
+    version: str  # another one wherever the bytes may be others: S3's ETag
+    modified: float  # seconds since the epoch, by the destination's clock
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """What a destination object has caused so far, retries too."""
+
+    requests: int = 0
+    bytes_sent: int = 0
+
+    def __add__(self, more: Traffic) -> Traffic:
+        """Return both together."""
+        return Traffic(self.requests + more.requests, self.bytes_sent + more.bytes_sent)
+
+    def __sub__(self, earlier: Traffic) -> Traffic:
+        """Return what was caused since."""
+        return Traffic(self.requests - earlier.requests, self.bytes_sent - earlier.bytes_sent)
 
 
 class Upload(Protocol):
-    """One archive on its way.
+    """One archive on its way."""
 
-    All methods raise DestinationError, or UsageError where an option cannot be; nothing else.
-    """
+    def copy(self, source: Stored, ranges: Sequence[tuple[int, int]]) -> None:
+        """Begin the archive with ranges (offset, size) of another one, before any `write`.
+
+        Raises CopyFailedError, and so may what follows: copies go on meanwhile.
+        """
 
     def write(self, data: bytes | memoryview) -> None:
         """Append `data`, all of it."""
@@ -34,13 +80,42 @@ class Upload(Protocol):
 class Destination(Protocol):
     """A place for archives."""
 
+    @property
+    def copy_limits(self) -> CopyLimits:
+        """What `Upload.copy` takes."""
+
+    @property
+    def traffic(self) -> Traffic:
+        """What has gone to the place through this object."""
+
     def __str__(self) -> str:
         """Name it in words: `bucket my-bucket`, `directory /srv/backups`."""
 
-    def open_upload(self, name: str, metadata: Mapping[str, str]) -> Upload:
-        """Begin an archive of the file name `name`.
+    def open_upload(self, name: str, metadata: Mapping[str, str], size: int = 0) -> Upload:
+        """Begin an archive of the file name `name`, of about `size` bytes.
 
         `metadata` (ASCII keys and values) is kept with it where the destination can. Raises
         ArchiveExistsError where the name is taken, DestinationMissingError where there is no
         such place: it is never made up.
         """
+
+    def list_archives(self, backup: str) -> list[Stored]:
+        """Return the archives whose names are those of the backup `backup`, oldest first."""
+
+    def find_archive(self, name: str) -> Stored | None:
+        """Return the archive of a file name, None where there is none."""
+
+    def read(self, archive: Stored, offset: int, size: int) -> bytes:
+        """Return bytes of an archive, all that are asked for.
+
+        Raises DestinationError also where it is not the archive any more that was found.
+        """
+
+    def delete(self, archive: Stored) -> None:
+        """Delete an archive; one that is not there is none."""
+
+
+def is_archive_of(file_name: str, backup: str) -> bool:
+    """Tell whether a file name is that of an archive of the backup `backup`."""
+    named = _ARCHIVE_NAME.fullmatch(file_name)
+    return named is not None and named[1] == backup

@@ -11,11 +11,13 @@ import errno
 import logging
 import os
 import shlex
+import stat
 import tempfile
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from storelet.destination.contract import CopyFailedError, Stored, Traffic, is_archive_of
 from storelet.errors import (
     ArchiveExistsError,
     DestinationError,
@@ -23,11 +25,17 @@ from storelet.errors import (
     PermissionDeniedError,
     UsageError,
 )
+from storelet.reuse import CopyLimits
 
 __all__ = ["Directory"]
 
 _log = logging.getLogger("storelet")
 
+_READ_BYTES = 1 << 20
+_COPY_BYTES = 1 << 30  # at once: what a signal can interrupt
+_LIMITS = CopyLimits(smallest=1, usual=1 << 62, largest=1 << 62, most=1 << 62)
+# What copy_file_range(2) says where it does not serve: older kernels, other file systems.
+_NO_COPY = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM}
 _UNSUPPORTED = {errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL}
 # What link(2) says where there are no hard links: vfat and FUSE, CIFS, again FUSE.
 _NO_LINKS = {errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOSYS}
@@ -46,15 +54,78 @@ class Directory:
             )
         self.path = os.path.abspath(path)
 
+        self.traffic = Traffic()
+
+    @property
+    def copy_limits(self) -> CopyLimits:
+        """See the contract: a directory has no smallest copy."""
+        return _LIMITS
+
     def __str__(self) -> str:
         """Name it in words."""
         return f"directory {self.path}"
 
-    def open_upload(self, name: str, metadata: Mapping[str, str]) -> _DirectoryUpload:
+    def open_upload(
+        self, name: str, metadata: Mapping[str, str], size: int = 0
+    ) -> _DirectoryUpload:
         """See the contract; a directory keeps no metadata, the archive has it inside."""
         if os.path.lexists(os.path.join(self.path, name)):
             raise ArchiveExistsError(f"{name} exists in {self}")
         return _DirectoryUpload(self, name)
+
+    def list_archives(self, backup: str) -> list[Stored]:
+        """See the contract."""
+        try:
+            names = [name for name in os.listdir(self.path) if is_archive_of(name, backup)]
+        except OSError as error:
+            raise _explain(error, self, "read") from error
+        found = [self.find_archive(name) for name in names]
+        return sorted(
+            (each for each in found if each is not None),
+            key=lambda each: (each.modified, each.name),
+        )
+
+    def find_archive(self, name: str) -> Stored | None:
+        """See the contract."""
+        try:
+            found = os.stat(os.path.join(self.path, name), follow_symlinks=False)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise _explain(error, self, "read") from error
+        return _stored(name, found) if stat.S_ISREG(found.st_mode) else None
+
+    def read(self, archive: Stored, offset: int, size: int) -> bytes:
+        """See the contract."""
+        with self._open_archive(archive) as descriptor:
+            data = os.pread(descriptor, size, offset)
+            if len(data) < size:
+                raise DestinationError(f"{archive.name} in {self} is shorter than it was")
+            return data
+
+    def delete(self, archive: Stored) -> None:
+        """See the contract."""
+        try:
+            os.unlink(os.path.join(self.path, archive.name))
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise _explain(error, self) from error
+
+    @contextmanager
+    def _open_archive(self, archive: Stored) -> Iterator[int]:
+        """Open an archive, and see that it is the one that was found."""
+        path = os.path.join(self.path, archive.name)
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            try:
+                if _stored(archive.name, os.fstat(descriptor)) != archive:
+                    raise DestinationError(f"{archive.name} in {self} is another file now")
+                yield descriptor
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            raise _explain(error, self, "read") from error
 
 
 class _DirectoryUpload:
@@ -67,8 +138,17 @@ class _DirectoryUpload:
         except OSError as error:
             raise _explain(error, directory) from error
 
+    def copy(self, source: Stored, ranges: Sequence[tuple[int, int]]) -> None:
+        try:
+            with self._directory._open_archive(source) as descriptor:
+                for offset, size in ranges:
+                    self._copy_range(descriptor, offset, size)
+        except DestinationError as error:
+            raise CopyFailedError(error.message, hint=error.hint) from error
+
     def write(self, data: bytes | memoryview) -> None:
         view = memoryview(data)
+        self._directory.traffic += Traffic(0, len(view))
         try:
             while view:
                 view = view[os.write(self._descriptor, view) :]
@@ -97,6 +177,23 @@ class _DirectoryUpload:
             except OSError as error:
                 _log.warning("Could not remove %s: %s", self._temporary, error.strerror)
             self._temporary = None
+
+    def _copy_range(self, source: int, offset: int, size: int) -> None:
+        """Copy inside the kernel, where file systems that can share the bytes do."""
+        end = offset + size
+        while offset < end:
+            at_once = min(_COPY_BYTES, end - offset)
+            try:
+                done = os.copy_file_range(source, self._descriptor, at_once, offset)
+            except OSError as error:
+                if error.errno not in _NO_COPY:
+                    raise
+                data = os.pread(source, min(at_once, _READ_BYTES), offset)
+                self.write(data)
+                done = len(data)
+            if not done:
+                raise DestinationError("the archive before is shorter than it was")
+            offset += done
 
     def _open(self) -> int:
         try:
@@ -144,9 +241,15 @@ def _sync_directory(path: str) -> None:
         _log.debug("Could not sync %s: %s", path, error.strerror)
 
 
-def _explain(error: OSError, directory: Directory) -> DestinationError:
+def _stored(name: str, found: os.stat_result) -> Stored:
+    # Not the ctime, which a new link or an owner changes too.
+    version = f"{found.st_dev}:{found.st_ino}:{found.st_mtime_ns}"
+    return Stored(name=name, size=found.st_size, version=version, modified=found.st_mtime_ns / 1e9)
+
+
+def _explain(error: OSError, directory: Directory, doing: str = "write to") -> DestinationError:
     """Say what went wrong with the directory and what may mend it."""
-    message = f"cannot write to {directory}: {error.strerror}"
+    message = f"cannot {doing} {directory}: {error.strerror}"
     match error.errno:
         case errno.EEXIST:
             return ArchiveExistsError(f"the name is taken in {directory}")

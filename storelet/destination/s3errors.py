@@ -18,7 +18,14 @@ from storelet.errors import (
     UsageError,
 )
 
-__all__ = ["code_of", "is_condition_unknown", "is_missing", "is_taken", "translating"]
+__all__ = [
+    "are_checksums_refused",
+    "code_of",
+    "is_condition_unknown",
+    "is_missing",
+    "is_taken",
+    "translating",
+]
 
 _WRONG_KEY = {
     "AuthFailure",
@@ -29,6 +36,14 @@ _WRONG_KEY = {
     "TokenRefreshRequired",
 }
 _DENIED = {"403", "AccessDenied", "AccountProblem", "AllAccessDisabled", "Forbidden"}
+_PERMISSIONS = {
+    "write to": "s3:PutObject and s3:AbortMultipartUpload",
+    "abort uploads in": "s3:AbortMultipartUpload",
+    "copy in": "s3:GetObject",
+    "delete from": "s3:DeleteObject",
+    "list": "s3:ListBucket",
+    "read": "s3:GetObject",
+}
 _OTHER_REGION = {
     "301",
     "AuthorizationHeaderMalformed",
@@ -58,28 +73,45 @@ def is_condition_unknown(error: BaseException | None) -> bool:
     return code_of(error) in {"501", "NotImplemented"}
 
 
+def are_checksums_refused(error: BaseException | None) -> bool:
+    """Tell whether the store does not take checksums, or not in the way that boto3 sends them.
+
+    radosgw 16.2 and JuiceFS have no trailers, which stand for them over HTTPS
+    (MissingContentLength); Wasabi and Backblaze B2 name the checksum in what they say.
+    """
+    code = code_of(error)
+    said = getattr(error, "response", {}).get("Error", {}).get("Message") or ""
+    return code in {"411", "MissingContentLength"} or (
+        code in {"InvalidArgument", "InvalidRequest", "NotImplemented", "501"}
+        and ("checksum" in said.lower() or not said)
+    )
+
+
 @contextmanager
-def translating(bucket: str) -> Iterator[None]:
-    """Raise what boto3 raises in the block as a StoreletError that names the bucket."""
+def translating(bucket: str, doing: str = "write to") -> Iterator[None]:
+    """Raise what boto3 raises in the block as a StoreletError that names the bucket.
+
+    `doing` is what the block does with the bucket, in words: `write to`, `list`.
+    """
     try:
         yield
     except StoreletError:
         raise
     except Exception as error:
-        translated = _translate(error, bucket)
+        translated = _translate(error, bucket, doing)
         if translated is None:
             raise
         # What boto3 says of a wrong call may hold the call's secrets; what we say is enough.
         raise translated from (None if isinstance(translated, UsageError) else error)
 
 
-def _translate(error: Exception, bucket: str) -> StoreletError | None:
+def _translate(error: Exception, bucket: str, doing: str) -> StoreletError | None:
     from boto3.exceptions import Boto3Error
     from botocore import exceptions as boto
 
     match error:
         case boto.ClientError():
-            return _translate_answer(error, bucket)
+            return _translate_answer(error, bucket, doing)
         case boto.NoCredentialsError() | boto.PartialCredentialsError():
             return CredentialsError(
                 f"no complete pair of keys for bucket {bucket}",
@@ -116,7 +148,7 @@ def _translate(error: Exception, bucket: str) -> StoreletError | None:
             return None
 
 
-def _translate_answer(error: Exception, bucket: str) -> StoreletError:
+def _translate_answer(error: Exception, bucket: str, doing: str) -> StoreletError:
     code = code_of(error)
     said = getattr(error, "response", {}).get("Error", {}).get("Message") or code
     if code == "NoSuchBucket":
@@ -132,13 +164,15 @@ def _translate_answer(error: Exception, bucket: str) -> StoreletError:
         )
     if code in _DENIED:
         return PermissionDeniedError(
-            f"the key may not write to bucket {bucket}: {said}",
-            hint="its policy must allow s3:PutObject and s3:AbortMultipartUpload there",
+            f"the key may not {doing} bucket {bucket}: {said}",
+            hint=f"its policy must allow {_PERMISSIONS[doing]} there",
         )
     if code in _OTHER_REGION:
         return DestinationError(
             f"bucket {bucket} is in another region: {said}", hint="give region_name"
         )
+    if code == "InvalidObjectState":
+        return DestinationError(f"it is in a cold storage class of bucket {bucket}: {said}")
     if code == "RequestTimeTooSkewed":
         return DestinationError(
             f"bucket {bucket} refuses this machine's time", hint="set the clock: timedatectl"

@@ -16,7 +16,8 @@ import pytest
 import storelet
 from storelet.destination.contract import Destination, Upload
 from storelet.destination.directory import Directory
-from storelet.destination.s3 import PART_BYTES, S3
+from storelet.destination.s3 import S3
+from storelet.destination.s3upload import PART_BYTES
 from tests.helpers import Bucket
 
 NAME = "example_20130421163000.zip"

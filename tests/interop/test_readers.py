@@ -19,7 +19,9 @@ from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 import storelet
-from storelet.archive import WHOLE_BYTES, ArchiveWriter
+from storelet.archive import Piece, write_members
+from storelet.layout import Layout
+from storelet.plan import WHOLE_BYTES, Plan
 from storelet.source import Entry
 from storelet.zipformat import ArchiveRecord, portable_name
 from tests.interop.readers import (
@@ -443,15 +445,23 @@ def test_no_tester_finds_anything_to_complain_about(
 # Zip64 ------------------------------------------------------------------------------------------
 
 
+def add(layout: Layout, *entries: Entry) -> None:
+    """Read entries into an archive."""
+    plan = Plan()
+    for entry in entries:
+        assert plan.add(entry) is None
+    batches = [batch for shelf in plan.shelves for batch in shelf.batches()]
+    write_members((Piece(batch, [layout]) for batch in batches), "fast")
+
+
 def test_more_than_65535_members_are_all_found(tree: Path, tmp_path: Path, java: Java) -> None:
     archive, count = tmp_path / "many.zip", 65_540
     with archive.open("wb") as sink:
-        writer = ArchiveWriter(sink, RECORD)
+        layout = Layout(sink, RECORD)
         entry = Entry.of(str(tree), "", tree.lstat())
-        for number in range(count - 1):
-            list(writer.add(replace(entry, name=f"{number}/")))
-        list(writer.add(Entry.of(str(tree / "secret"), "last", (tree / "secret").lstat())))
-        sink.write(writer.central_directory())
+        add(layout, *(entry._replace(name=f"{number}/") for number in range(count - 1)))
+        add(layout, Entry.of(str(tree / "secret"), "last", (tree / "secret").lstat()))
+        sink.writelines(layout.catalogue())
     assert archive.read_bytes()[-98:-94] == b"PK\x06\x06", "APPNOTE 4.3.14"
     streamed, by_catalogue = java.read(archive)
     assert streamed == by_catalogue
@@ -471,14 +481,14 @@ def test_more_than_65535_members_are_all_found(tree: Path, tmp_path: Path, java:
 def test_what_begins_past_4_gib_is_found(tree: Path, tmp_path: Path, java: Java) -> None:
     archive = tmp_path / "far.zip"
     with archive.open("wb") as sink:
-        writer = ArchiveWriter(sink, RECORD)
-        list(writer.add(Entry.of(str(tree / "nothing"), "first", (tree / "nothing").lstat())))
-        hole = (1 << 32) - writer.offset - 100
+        layout = Layout(sink, RECORD)
+        add(layout, Entry.of(str(tree / "nothing"), "first", (tree / "nothing").lstat()))
+        hole = (1 << 32) - layout.offset - 100
         sink.seek(hole, os.SEEK_CUR)
-        writer.offset += hole
+        layout.skip(hole)
         for name in ("before", "after"):
-            list(writer.add(Entry.of(str(tree / "secret"), name, (tree / "secret").lstat())))
-        sink.write(writer.central_directory())
+            add(layout, Entry.of(str(tree / "secret"), name, (tree / "secret").lstat()))
+        sink.writelines(layout.catalogue())
     expected = dict.fromkeys((b"before", b"after"), hash_of(b"for my eyes\n"))
     expected[b"first"] = hash_of(b"")
     assert java.read(archive)[1] == expected

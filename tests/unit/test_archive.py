@@ -8,18 +8,19 @@ import os
 import stat
 import subprocess
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from storelet.archive import WHOLE_BYTES, ArchiveWriter
-from storelet.observer import Added, Event, Skipped, Truncated
+from storelet.archive import Piece, write_members
+from storelet.layout import Layout, Sink
+from storelet.observer import Added, Event, Skipped, Truncated, observe
+from storelet.plan import WHOLE_BYTES, Plan
 from storelet.source import Entry, Source, walk
 from storelet.zipformat import CHANGED, DEFLATED, STORED, TRUNCATED, ArchiveRecord
-from tests.zipparser import ParsedZip, parse_zip
+from tests.zipparser import ParsedMember, ParsedZip, parse_zip
 
 RECORD = ArchiveRecord(job="example", host="here", started_ns=1_366_561_800_000_000_000)
 
@@ -28,17 +29,48 @@ def entry_of(path: Path, name: str | None = None) -> Entry:
     return Entry.of(str(path), path.name if name is None else name, path.lstat())
 
 
+class Writer:
+    """One archive: entries are planned, then read and written to a sink."""
+
+    def __init__(self, sink: Sink) -> None:
+        self.layout = Layout(sink, RECORD)
+        self._plan = Plan()
+
+    def add(self, *entries: Entry) -> list[Event]:
+        """Plan entries and write what is new; return what was reported."""
+        planned = [shelf.count for shelf in self._plan.shelves]
+        events: list[Event] = [
+            skipped for entry in entries if (skipped := self._plan.add(entry)) is not None
+        ]
+        with observe(events.append):
+            for shelf, first in zip(self._plan.shelves, planned, strict=True):
+                pieces = (Piece(batch, [self.layout]) for batch in shelf.batches(first))
+                write_members(pieces, "fast")
+        return events
+
+    def catalogue(self) -> bytes:
+        """Return what completes the archive."""
+        return b"".join(self.layout.catalogue())
+
+
 def write(*entries: Entry) -> tuple[ParsedZip, list[Event]]:
     """Write an archive of the entries; return it parsed, with what was reported."""
-    sink = io.BytesIO()
-    writer = ArchiveWriter(sink, RECORD)
-    events = [event for entry in entries for event in writer.add(entry)]
-    sink.write(writer.central_directory())
+    return write_to(io.BytesIO(), *entries)
+
+
+def write_to(sink: io.BytesIO, *entries: Entry) -> tuple[ParsedZip, list[Event]]:
+    writer = Writer(sink)
+    events = writer.add(*entries)
+    sink.write(writer.catalogue())
     return parse_zip(sink.getvalue()), events
 
 
 def write_tree(path: Path) -> tuple[ParsedZip, list[Event]]:
-    return write(*(found for found in walk(Source(path=str(path))) if isinstance(found, Entry)))
+    return write(*found_in(path))
+
+
+def found_in(path: Path) -> list[Entry]:
+    return [found for found in walk(Source(path=str(path))) if isinstance(found, Entry)]
 
 
 @pytest.fixture
@@ -54,8 +86,10 @@ def file(tmp_path: Path) -> Path:
 
 def test_a_tree_is_in_the_archive_byte_for_byte(tree: Path) -> None:
     parsed, events = write_tree(tree)
+    found = found_in(tree)
     assert parsed.names == [
-        found.name for found in walk(Source(path=str(tree))) if isinstance(found, Entry)
+        *(entry.name for entry in found if entry.is_directory),
+        *(entry.name for entry in found if not entry.is_directory),
     ]
     for name, data in parsed.contents().items():
         path = tree / name
@@ -167,7 +201,7 @@ def test_a_file_of_proc_is_kept_as_it_was_read(size: int) -> None:
     path = Path("/proc/self/limits")
     if not path.exists():
         pytest.skip("there is no /proc")
-    entry = replace(entry_of(path), size=size)  # whatever the walk believed
+    entry = entry_of(path)._replace(size=size)  # whatever the walk believed
     parsed, events = write(entry)
     assert parsed["limits"].data == path.read_bytes()
     assert isinstance(events[0], Added)
@@ -181,7 +215,7 @@ def test_a_taken_name_is_skipped_and_says_which_file_has_it(tree: Path) -> None:
     first, second = entry_of(tree / "hello.txt"), entry_of(tree / "secret", "hello.txt")
     parsed, events = write(first, second)
     assert parsed.contents() == {"hello.txt": (tree / "hello.txt").read_bytes()}
-    assert events[1] == Skipped(
+    assert events[0] == Skipped(
         path=str(tree / "secret"),
         reason=f"hello.txt is taken by {tree}/hello.txt; give another name=",
     )
@@ -212,15 +246,22 @@ def test_no_files_name_is_a_directorys(tree: Path) -> None:
     ):
         parsed, events = write(first, second)
         assert parsed.names == [first.name]
-        assert isinstance(events[-1], Skipped)
-        assert "give another name=" in events[-1].reason
+        (skipped,) = [event for event in events if isinstance(event, Skipped)]
+        assert skipped.path == second.path
+        assert "give another name=" in skipped.reason
 
 
-def test_a_name_is_free_again_where_its_file_could_not_be_read(tree: Path) -> None:
-    gone = replace(entry_of(tree / "secret"), path=str(tree / "gone"))
+def test_a_name_stays_taken_where_its_file_could_not_be_read(tree: Path) -> None:
+    gone = entry_of(tree / "secret")._replace(path=str(tree / "gone"))
     parsed, events = write(gone, entry_of(tree / "secret"))
-    assert events[0] == Skipped(path=str(tree / "gone"), reason="it vanished")
-    assert parsed.names == ["secret"]
+    assert events == [
+        Skipped(
+            path=str(tree / "secret"),
+            reason=f"secret is taken by {tree}/gone; give another name=",
+        ),
+        Skipped(path=str(tree / "gone"), reason="it vanished"),
+    ]
+    assert parsed.names == []
 
 
 def test_two_names_that_readers_see_as_one_are_not_both_members(tmp_path: Path) -> None:
@@ -264,6 +305,12 @@ def test_a_name_too_long_for_a_zip_is_skipped(tree: Path, name: str) -> None:
 # Links ------------------------------------------------------------------------------------------
 
 
+def link_group(member: ParsedMember) -> tuple[int, int, int] | None:
+    """Return what hard links to one file share; None of what has no other link."""
+    private = member.private
+    return (private.link_group, private.inode, private.ctime_ns) if private.link_group else None
+
+
 def test_hard_links_share_a_link_group_and_others_have_none(tmp_path: Path) -> None:
     for name in ("a", "b", "single"):
         (tmp_path / name).write_text(name)
@@ -272,33 +319,33 @@ def test_hard_links_share_a_link_group_and_others_have_none(tmp_path: Path) -> N
     (tmp_path / "directory").mkdir()  # its own links are no hard links
     (tmp_path / "directory" / "sub").mkdir()
     parsed, _ = write_tree(tmp_path)
-    groups = {m.name.decode(): m.private.link_group for m in parsed.members}
-    assert groups["a"] == groups["a2"] == groups["a3"] > 0
-    assert groups["b"] == groups["b2"] > 0
+    groups = {m.name.decode(): link_group(m) for m in parsed.members}
+    assert groups["a"] == groups["a2"] == groups["a3"] is not None
+    assert groups["b"] == groups["b2"] is not None
     assert groups["a"] != groups["b"]
-    assert {groups[name] for name in ("single", "directory/", "directory/sub/")} == {0}
+    assert {groups[name] for name in ("single", "directory/", "directory/sub/")} == {None}
     assert parsed["a3"].data == b"a"
 
 
 def test_an_inode_that_is_used_again_joins_no_earlier_group(tmp_path: Path) -> None:
     entries = []
     sink = io.BytesIO()
-    writer = ArchiveWriter(sink, RECORD)
+    writer = Writer(sink)
     for round_ in ("first", "second"):
         path = tmp_path / round_
         path.write_text(round_)
         os.link(path, tmp_path / "other")
         entries.append(entry_of(path))
-        list(writer.add(entries[-1]))
-        list(writer.add(entry_of(tmp_path / "other", f"{round_}-other")))
+        writer.add(entries[-1], entry_of(tmp_path / "other", f"{round_}-other"))
         path.unlink()
         (tmp_path / "other").unlink()
-    sink.write(writer.central_directory())
+    sink.write(writer.catalogue())
     parsed = parse_zip(sink.getvalue())
-    first, second = (parsed[round_].private.link_group for round_ in ("first", "second"))
+    first, second = (link_group(parsed[round_]) for round_ in ("first", "second"))
+    assert None not in (first, second)
     assert first != second, f"inodes {[entry.inode for entry in entries]}"
-    assert parsed["first-other"].private.link_group == first
-    assert parsed["second-other"].private.link_group == second
+    assert link_group(parsed["first-other"]) == first
+    assert link_group(parsed["second-other"]) == second
 
 
 # Files that change ------------------------------------------------------------------------------
@@ -320,11 +367,7 @@ class MeddlingSink(io.BytesIO):
 
 
 def write_meddling(entry: Entry, meddle: Callable[[], object]) -> tuple[ParsedZip, list[Event]]:
-    sink = MeddlingSink(0, meddle)
-    writer = ArchiveWriter(sink, RECORD)
-    events = list(writer.add(entry))
-    sink.write(writer.central_directory())
-    return parse_zip(sink.getvalue()), events
+    return write_to(MeddlingSink(0, meddle), entry)
 
 
 def append(path: Path) -> None:
@@ -455,19 +498,19 @@ class FullSink(io.BytesIO):
 def test_an_error_of_the_sink_is_never_a_skipped_entry(file: Path, room: int) -> None:
     before = os.listdir("/proc/self/fd")
     with pytest.raises(OSError, match="full"):
-        list(ArchiveWriter(FullSink(room), RECORD).add(entry_of(file)))
+        Writer(FullSink(room)).add(entry_of(file))
     assert os.listdir("/proc/self/fd") == before
 
 
 def test_the_catalogue_may_be_asked_for_again_and_more_added_after_it(tree: Path) -> None:
     sink = io.BytesIO()
-    writer = ArchiveWriter(sink, RECORD)
-    assert parse_zip(writer.central_directory()).members == []
-    list(writer.add(entry_of(tree / "hello.txt")))
-    first = sink.getvalue() + writer.central_directory()
-    assert first == sink.getvalue() + writer.central_directory()
-    list(writer.add(entry_of(tree / "secret")))
-    second = sink.getvalue() + writer.central_directory()
+    writer = Writer(sink)
+    assert parse_zip(writer.catalogue()).members == []
+    writer.add(entry_of(tree / "hello.txt"))
+    first = sink.getvalue() + writer.catalogue()
+    assert first == sink.getvalue() + writer.catalogue()
+    writer.add(entry_of(tree / "secret"))
+    second = sink.getvalue() + writer.catalogue()
     assert parse_zip(first).names == ["hello.txt"]
     assert parse_zip(second).names == ["hello.txt", "secret"]
 
@@ -508,11 +551,10 @@ def test_what_begins_past_4_gib_has_zip64_where_needed(
 ) -> None:
     with (tmp_path / "archive").open("w+b") as sink:
         sink.seek(start)
-        writer = ArchiveWriter(sink, RECORD)
-        writer.offset = start
-        for name in ("a", "b", "c", "d"):
-            list(writer.add(entry_of(tree / "random.bin", name)))
-        sink.write(writer.central_directory())
+        writer = Writer(sink)
+        writer.layout.skip(start)
+        writer.add(*(entry_of(tree / "random.bin", name) for name in ("a", "b", "c", "d")))
+        sink.write(writer.catalogue())
         sink.flush()
         with mmap.mmap(sink.fileno(), 0, access=mmap.ACCESS_READ) as data:
             parsed = parse_zip(data, start)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import marshal
 import os
 import signal
 import subprocess
@@ -15,11 +16,15 @@ import pytest
 
 import storelet
 from storelet import archive
-from storelet.archive import ArchiveWriter
+from storelet.archive import Piece, write_members
+from storelet.catalogue import read_headers, relocate
 from storelet.crew import Crew
 from storelet.deflate import count_cores
+from storelet.layout import Layout
+from storelet.observer import report
+from storelet.plan import Plan
 from storelet.source import Entry, Source, walk
-from storelet.zipformat import ArchiveRecord, relocate
+from storelet.zipformat import ArchiveRecord
 from tests.helpers import CLONE, wait_for
 from tests.zipparser import parse_zip
 
@@ -63,19 +68,37 @@ def entries(path: Path) -> list[Entry]:
 
 def write(found: list[Entry]) -> tuple[bytes, list[storelet.Event]]:
     sink = Bytes()
-    with freezegun.freeze_time("2026-11-24", real_asyncio=True):
-        writer = ArchiveWriter(sink, RECORD)
-        events = list(writer.write(found))
-        return bytes(sink.data + writer.central_directory()), events
+    events: list[storelet.Event] = []
+    with (
+        freezegun.freeze_time("2026-11-24", real_asyncio=True),
+        storelet.observe(events.append),
+    ):
+        layout = write_to(sink, found)
+        return bytes(sink.data + b"".join(layout.catalogue())), events
 
 
-def helpers() -> list[int]:
-    """The helpers of this process, which are its children."""
+def write_to(sink: Bytes, found: list[Entry]) -> Layout:
+    """Plan entries and write them to a sink."""
+    layout, plan = Layout(sink, RECORD), Plan()
+    for entry in found:
+        skipped = plan.add(entry)
+        if skipped is not None:
+            report(skipped)
+    batches = [batch for shelf in plan.shelves for batch in shelf.batches()]
+    write_members((Piece(batch, [layout]) for batch in batches), "fast")
+    return layout
+
+
+def helpers(of: int | None = None) -> list[int]:
+    """The helpers of this process, or another, which are its children."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
             parent = int((process / "stat").read_text().rpartition(")")[2].split()[1])
-            if parent == os.getpid() and b"storelet.packer" in (process / "cmdline").read_bytes():
+            if (
+                parent == (of or os.getpid())
+                and b"storelet.packer" in (process / "cmdline").read_bytes()
+            ):
                 found.append(int(process.name))
         except OSError:
             continue
@@ -102,17 +125,19 @@ def test_the_archive_is_byte_for_byte_that_of_one_core(
 
 @pytest.mark.usefixtures("on_all_cores")
 def test_helpers_are_gone_when_the_archive_is_done(many: Path) -> None:
-    sink = Bytes()
     seen = set()
-    for _ in ArchiveWriter(sink, RECORD).write(entries(many)):
-        seen |= set(helpers())
+    with storelet.observe(lambda _: seen.update(helpers())):
+        write_to(Bytes(), entries(many))
     assert len(seen) == count_cores()
     assert helpers() == []
 
 
 def test_a_little_is_packed_without_helpers(tree: Path) -> None:
-    for _ in ArchiveWriter(Bytes(), RECORD).write(entries(tree)):
-        assert helpers() == []
+    seen = []
+    with storelet.observe(lambda _: seen.append(helpers())):
+        write_to(Bytes(), entries(tree))
+    assert len(seen) > 5
+    assert not any(seen)
 
 
 @pytest.mark.usefixtures("on_all_cores")
@@ -199,7 +224,7 @@ def test_helpers_end_when_what_takes_the_archive_raises(many: Path) -> None:
                 raise OSError("no room")
 
     with pytest.raises(OSError, match="no room"):
-        list(ArchiveWriter(Broken(), RECORD).write(entries(many)))
+        write_to(Broken(), entries(many))
     wait_for(lambda: not helpers(), what="the end of the helpers")
 
 
@@ -217,20 +242,18 @@ with storelet.observe(stop), storelet.ZipBackup("example") as backup:
 """
     process = subprocess.Popen([sys.executable, "-c", program], cwd=CLONE)
     wait_for((tmp_path / "mark").exists, seconds=20, what="the first file")
+    left = helpers(process.pid)
+    assert len(left) == count_cores()
     process.kill()
     process.wait()
 
-    def left() -> list[str]:
-        found = []
-        for each in Path("/proc").glob("[0-9]*"):
-            try:
-                if b"storelet.packer" in (each / "cmdline").read_bytes():
-                    found.append(each.name)
-            except OSError:
-                continue
-        return found
+    def is_there(helper: int) -> bool:
+        try:
+            return b"storelet.packer" in Path(f"/proc/{helper}/cmdline").read_bytes()
+        except OSError:
+            return False
 
-    wait_for(lambda: not left(), seconds=10, what="the end of the helpers")
+    wait_for(lambda: not any(map(is_there, left)), seconds=10, what="the end of the helpers")
 
 
 def test_answers_come_in_the_order_of_the_work_with_what_has_none_in_between(
@@ -242,9 +265,9 @@ def test_answers_come_in_the_order_of_the_work_with_what_has_none_in_between(
         path.write_bytes(b"x" * number)
         files.append(Entry.of(str(path), path.name, path.lstat()))
 
-    def work() -> Iterator[tuple[int, list[object] | None]]:
+    def work() -> Iterator[tuple[int, bytes | None]]:
         for number, entry in enumerate(files):
-            yield number, [(0, entry.pack())] if number % 3 else None
+            yield number, marshal.dumps([tuple(entry)]) if number % 3 else None
 
     with Crew("fast") as crew:
         order = []
@@ -252,22 +275,21 @@ def test_answers_come_in_the_order_of_the_work_with_what_has_none_in_between(
             order.append(number)
             assert (answer is None) == (number % 3 == 0)
             if answer is not None:
-                (event,) = answer.events
-                assert event[:3] == (0, "added", number)
+                ((read, _, changed, broken_off),) = answer.outcomes
+                assert (read, changed, broken_off) == (number, False, None)
     assert order == list(range(60))
 
 
 def test_central_headers_move_beyond_4_gib(tree: Path) -> None:
-    writer = ArchiveWriter(Bytes(), RECORD)
-    list(writer.write(entries(tree)))
+    sink = Bytes()
+    layout = write_to(sink, entries(tree))
+    headers = b"".join(layout.headers())
+    written = parse_zip(bytes(sink.data) + b"".join(layout.catalogue())).members
     for base in (0, 1, (1 << 32) - 2_000, (1 << 32) - 1, 1 << 40):
-        moved, count = relocate(writer.central_headers, base)
-        back, _ = relocate(writer.central_headers, 0)
-        assert back == writer.central_headers
-        assert count == len(parse_zip(writer_bytes(writer)).members)
-        assert (len(moved) - len(back)) % 12 == 0
-
-
-def writer_bytes(writer: ArchiveWriter) -> bytes:
-    assert isinstance(writer._sink, Bytes)
-    return bytes(writer._sink.data + writer.central_directory())
+        moved, count = relocate(headers, base)
+        assert relocate(headers, 0) == (headers, count)
+        assert count == len(written)
+        wide = sum(member.offset + base >= 0xFFFFFFFF for member in written)
+        assert len(moved) - len(headers) == 12 * wide
+        offsets = [header.offset for header in read_headers(moved)]
+        assert offsets == [member.offset + base for member in written]

@@ -134,7 +134,8 @@ engines = {"isal", "deflate", "zlib_ng"}
 assert not engines & sys.modules.keys()
 storelet.ZipBackup("x", compression="none").close()
 assert not engines & sys.modules.keys()
-storelet.ZipBackup("x").close()
+with storelet.ZipBackup("x") as backup:
+    backup.include_file("README.rst")
 assert "isal" in sys.modules and "deflate" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", program], cwd=CLONE, check=True)

@@ -19,7 +19,8 @@ import pytest
 from botocore.config import Config
 
 import storelet
-from storelet.destination.s3 import PART_BYTES, PARTS_AT_ONCE, S3, part_bytes
+from storelet.destination.s3 import S3
+from storelet.destination.s3upload import PART_BYTES, PARTS_AT_ONCE, part_bytes
 from tests.helpers import CLONE, Bucket, MotoServer, wait_for
 from tests.proxy import Answer, Proxy, Request, error_answer
 from tests.zipparser import parse_zip
@@ -84,14 +85,17 @@ def save(bucket: Bucket, endpoint: str, data: bytes) -> str:
 
 
 def test_parts_are_sent_side_by_side_but_few_at_once(s3_server: Bucket, proxy: Proxy) -> None:
-    """Each part waits for others: sent one after the other, the first would wait in vain."""
+    """Each part waits for others: sent one after the other, the second would wait in vain.
+
+    The first goes alone: it shows whether the store takes checksums.
+    """
     together = threading.Barrier(PARTS_AT_ONCE)
     now = most = 0
     counting = threading.Lock()
 
     def answer(request: Request) -> Answer | str | None:
         nonlocal now, most
-        if request.action == "UploadPart":
+        if request.action == "UploadPart" and request.query["partNumber"] != ["1"]:
             with counting:
                 now += 1
                 most = max(most, now)
@@ -101,7 +105,7 @@ def test_parts_are_sent_side_by_side_but_few_at_once(s3_server: Bucket, proxy: P
         return None
 
     proxy.script = answer
-    data = os.urandom(2 * PARTS_AT_ONCE * PART_BYTES - 10_000)  # its last part is short
+    data = os.urandom((2 * PARTS_AT_ONCE + 1) * PART_BYTES - 10_000)  # its last part is short
     save(s3_server, proxy.endpoint, data)
     (key,) = s3_server.keys()
     assert parse_zip(s3_server.read(key))["d/file"].data == data
@@ -160,12 +164,18 @@ def test_a_larger_archive_goes_in_parts_with_checksums_from_create_to_complete(
 
 
 def test_parts_are_of_a_size_that_s3_allows_and_reach_as_far_as_an_object_may() -> None:
-    sizes = [part_bytes(number) for number in range(1, 10_001)]
-    assert all(5 << 20 <= size <= 5 << 30 for size in sizes)
-    assert sizes == sorted(sizes)
-    assert sum(sizes) > 8 * 10**12
-    assert part_bytes(1) == part_bytes(1_000) == PART_BYTES
-    assert part_bytes(1_001) == PART_BYTES * 2
+    for copies in (0, 1, 5_000, 9_000):
+        for expected in (0, 1 << 20, 10**10, 10**12, 2 * 10**12, 8 * 10**12):
+            fresh = range(copies + 1, 10_001)
+            sizes = [part_bytes(number, copies, expected) for number in fresh]
+            assert all(5 << 20 <= size <= 5 << 30 for size in sizes)
+            assert sizes == sorted(sizes)
+            most = (5 << 30) * len(sizes)  # that so many parts can hold
+            assert sum(sizes) >= min(8 * expected, most // 3)
+            assert copies or sum(sizes) > 5 * 10**11  # whatever was expected
+    assert part_bytes(1, 0, 0) == part_bytes(5_000, 0, 0) == PART_BYTES
+    assert part_bytes(5_001, 0, 0) == PART_BYTES * 2
+    assert part_bytes(9_001, 9_000, 0) == PART_BYTES
 
 
 def test_options_of_the_upload_reach_the_object(

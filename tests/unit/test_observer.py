@@ -9,7 +9,17 @@ from pathlib import Path
 import pytest
 
 import storelet
-from storelet import Added, Event, Figures, Passed, Saved, Skipped, Truncated
+from storelet import (
+    Added,
+    Event,
+    Figures,
+    NotReused,
+    Passed,
+    Reused,
+    Saved,
+    Skipped,
+    Truncated,
+)
 from storelet.observer import report
 
 EVENTS: list[Event] = [
@@ -18,6 +28,9 @@ EVENTS: list[Event] = [
     Truncated(path="/b", reason="truncated at 100: Input/output error"),
     Skipped(path="/c", reason="it vanished"),
     Passed(path="/d", reason="it is a FIFO"),
+    Reused(files=7),
+    NotReused(destination="directory /k", reason="it has no archive yet", is_first=True),
+    NotReused(destination="bucket bucket", reason="it refuses copies"),
     Saved(url="s3://bucket/x.zip", destination="bucket bucket", bytes=200),
 ]
 
@@ -27,6 +40,7 @@ def test_the_figures_of_a_run_are_counted_from_its_events() -> None:
     for event in EVENTS:
         figures.count(event)
     assert (figures.files, figures.bytes_read, figures.skipped) == (2, 110, 2)
+    assert figures.reused == 7
     assert figures.archives == [EVENTS[-1]]
 
 
@@ -40,13 +54,15 @@ def test_a_backup_reports_what_it_added_skipped_and_saved(tree: Path, tmp_path: 
         url = backup.save_to_directory(kept)
     for event in noted:
         figures.count(event)
-    added, skipped, saved = noted
+    added, skipped, not_reused, saved = noted
     assert added == Added(
         path=f"{tree}/hello.txt", member="x", bytes_read=600, bytes_stored=added.bytes_stored
     )
     assert isinstance(skipped, Skipped)
+    assert isinstance(not_reused, NotReused)
+    assert not_reused.is_first
     size = next(kept.iterdir()).stat().st_size
-    assert saved == Saved(url=url, destination=f"directory {kept}", bytes=size)
+    assert saved == Saved(url=url, destination=f"directory {kept}", bytes=size, bytes_sent=size)
     assert (figures.files, figures.bytes_read, figures.skipped) == (1, 600, 1)
 
 
@@ -61,6 +77,8 @@ def test_without_an_observer_events_are_only_logged(caplog: pytest.LogCaptureFix
         ("storelet", logging.WARNING, "/b is truncated at 100: Input/output error"),
         ("storelet", logging.WARNING, "Skipped /c: it vanished"),
         ("storelet", logging.INFO, "Passed over /d: it is a FIFO"),
+        ("storelet", logging.INFO, "Reused 7 files that have not changed"),
+        ("storelet", logging.WARNING, "Nothing is reused from bucket bucket: it refuses copies"),
         ("storelet", logging.INFO, "Saved s3://bucket/x.zip to bucket bucket (200 bytes)"),
     ]
 

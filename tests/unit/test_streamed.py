@@ -35,8 +35,8 @@ class Full(storelet.Directory):
         super().__init__(path)
         self.room = room
 
-    def open_upload(self, name: str, metadata: Mapping[str, str]) -> Upload:
-        upload = super().open_upload(name, metadata)
+    def open_upload(self, name: str, metadata: Mapping[str, str], size: int = 0) -> Upload:
+        upload = super().open_upload(name, metadata, size)
         write = upload.write
 
         def write_some(data: bytes) -> None:
@@ -68,8 +68,9 @@ def test_it_is_saved_when_the_block_ends_well_and_not_before(
         assert (events, list(kept.iterdir())) == ([], [])
     archive = only(kept)
     assert {"hello.txt", "link", "empty/", "sub/deeper/file"} <= names(archive)
+    size = archive.stat().st_size
     assert events[-1] == storelet.Saved(
-        url=archive.as_uri(), destination=f"directory {kept}", bytes=archive.stat().st_size
+        url=archive.as_uri(), destination=f"directory {kept}", bytes=size, bytes_sent=size
     )
 
 

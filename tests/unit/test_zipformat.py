@@ -7,12 +7,12 @@ import os
 import stat
 import time
 import zlib
-from dataclasses import replace
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from storelet.catalogue import set_record
 from storelet.zipformat import (
     CHANGED,
     DEFLATED,
@@ -54,9 +54,9 @@ def write_zip(*members: Member, data: bytes = b"") -> bytes:
         compressor = zlib.compressobj(wbits=-15)
         deflated = compressor.compress(data) + compressor.flush()
         stored = deflated if member.method == DEFLATED else data
-        whole = replace(member, crc=zlib.crc32(data), size=len(data), stored_size=len(stored))
-        record = None if central else RECORD
-        central += central_header(whole, archive.tell(), record)
+        whole = member._replace(crc=zlib.crc32(data), size=len(data), stored_size=len(stored))
+        header = central_header(whole, archive.tell())
+        central += header if central else set_record(header, RECORD)
         archive.write(local_header(whole) + stored)
         if member.streamed:
             archive.write(data_descriptor(whole))
@@ -87,8 +87,7 @@ def read(*members: Member, data: bytes = b"") -> ParsedZip:
     data=st.binary(max_size=500),
 )
 def test_a_member_is_read_back_as_it_was_described(member: Member, kind: str, data: bytes) -> None:
-    member = replace(
-        member,
+    member = member._replace(
         name=member.name.rstrip("/") + "/" * stat.S_ISDIR(member.mode) or "x",
         method=0 if kind == "stored" else DEFLATED,
         streamed=kind in ("streamed", "zip64"),
@@ -105,7 +104,7 @@ def test_a_member_is_read_back_as_it_was_described(member: Member, kind: str, da
 
 
 def test_only_the_first_central_record_tells_of_the_archive() -> None:
-    first, second = read(MEMBER, replace(MEMBER, name="other")).members
+    first, second = read(MEMBER, MEMBER._replace(name="other")).members
     assert first.private.archive == (RECORD.started_ns, "example", "here")
     assert second.private.archive is None
 
@@ -121,7 +120,7 @@ def test_members_are_made_by_unix_so_that_readers_believe_the_modes() -> None:
 
 
 def test_a_directory_is_marked_for_dos_too() -> None:
-    directory = replace(MEMBER, name="sub/", mode=stat.S_IFDIR | 0o755)
+    directory = MEMBER._replace(name="sub/", mode=stat.S_IFDIR | 0o755)
     assert read(directory).members[0].external & 0xFFFF == 0x10
     assert read(MEMBER).members[0].external & 0xFFFF == 0
 
@@ -140,7 +139,7 @@ def test_a_directory_is_marked_for_dos_too() -> None:
 def test_names_that_are_not_utf_8_are_readable_elsewhere_and_kept_raw(
     raw: bytes, portable: str
 ) -> None:
-    member = read(replace(MEMBER, name=os.fsdecode(raw))).members[0]
+    member = read(MEMBER._replace(name=os.fsdecode(raw))).members[0]
     assert member.name.decode() == portable
     assert member.private.raw_name == (None if raw == portable.encode() else raw)
 
@@ -148,7 +147,7 @@ def test_names_that_are_not_utf_8_are_readable_elsewhere_and_kept_raw(
 def dos_time_of(mtime: float) -> tuple[int, ...]:
     """Return year, month, day, hour, minute, second as a reader of DOS times sees them."""
     ns = round(mtime * 1_000_000_000)
-    date, clock = read(replace(MEMBER, mtime_ns=ns)).members[0].dos_time
+    date, clock = read(MEMBER._replace(mtime_ns=ns)).members[0].dos_time
     day = (1980 + (date >> 9), date >> 5 & 15, date & 31)
     return (*day, clock >> 11, clock >> 5 & 63, (clock & 31) * 2)
 
@@ -184,14 +183,14 @@ def test_dos_times_reach_from_1980_to_2107_and_are_the_nearest_beyond() -> None:
 
 @pytest.mark.parametrize("seconds", [0, 1, 315_532_799, (1 << 31) - 1])
 def test_the_extended_timestamp_holds_times_that_fit(seconds: int) -> None:
-    member = read(replace(MEMBER, mtime_ns=seconds * 1_000_000_000 + 999)).members[0]
+    member = read(MEMBER._replace(mtime_ns=seconds * 1_000_000_000 + 999)).members[0]
     assert member.mtime == seconds
     assert member.local_extra[0x5455] == member.extra[0x5455]
 
 
 @pytest.mark.parametrize("seconds", [-(1 << 31), -1, 1 << 31, 1 << 32, 1 << 60])
 def test_the_extended_timestamp_is_left_out_where_the_time_does_not_fit(seconds: int) -> None:
-    member = read(replace(MEMBER, mtime_ns=seconds * 1_000_000_000)).members[0]
+    member = read(MEMBER._replace(mtime_ns=seconds * 1_000_000_000)).members[0]
     assert member.mtime is None
     assert 0x5455 not in member.local_extra
 
@@ -201,7 +200,7 @@ def test_the_extended_timestamp_is_left_out_where_the_time_does_not_fit(seconds:
 @example(-(1 << 63) - 1)
 @example(1 << 63)
 def test_times_beyond_the_private_fields_range_are_the_nearest_it_has(ns: int) -> None:
-    private = read(replace(MEMBER, mtime_ns=ns, ctime_ns=ns)).members[0].private
+    private = read(MEMBER._replace(mtime_ns=ns, ctime_ns=ns)).members[0].private
     assert private.mtime_ns == private.ctime_ns == max(-(1 << 63), min(ns, (1 << 63) - 1))
 
 
@@ -214,7 +213,7 @@ def test_a_central_header_has_zip64_where_a_field_overflows_and_nowhere_else(
 ) -> None:
     values = {"size": 1, "stored_size": 2, "offset": 3, field: value}
     offset = values.pop("offset")
-    header = central_header(replace(MEMBER, **values), offset)
+    header = central_header(MEMBER._replace(**values), offset)
     assert (b"\x01\x00\x08\x00" + value.to_bytes(8, "little") in header) == is_wide
     assert header[6:8] == (b"\x2d\x00" if is_wide else b"\x0a\x00"), "version needed"
     at = {"stored_size": 20, "size": 24, "offset": 42}[field]
@@ -222,7 +221,7 @@ def test_a_central_header_has_zip64_where_a_field_overflows_and_nowhere_else(
 
 
 def test_the_fields_of_zip64_stand_in_the_order_of_appnote_4_5_3() -> None:
-    member = replace(MEMBER, size=1 << 33, stored_size=1 << 34)
+    member = MEMBER._replace(size=1 << 33, stored_size=1 << 34)
     wide = b"".join(n.to_bytes(8, "little") for n in (1 << 33, 1 << 34, 1 << 35))
     assert b"\x01\x00\x18\x00" + wide in central_header(member, 1 << 35)
 

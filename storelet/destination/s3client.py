@@ -1,0 +1,114 @@
+"""The way to a bucket: boto3's client, what each request must say, what has gone over the wire.
+
+boto3 is imported when the client is made, not with this module.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+from storelet.destination.contract import Traffic
+from storelet.errors import UsageError
+
+if TYPE_CHECKING:
+    from botocore.awsrequest import AWSPreparedRequest
+    from mypy_boto3_s3 import S3Client
+
+__all__ = ["Bucket"]
+
+_log = logging.getLogger("storelet")
+
+_ATTEMPTS = 5  # of each request, where the error is a temporary one
+_CONNECTIONS = 16  # parts and copies on their way together, and one more
+
+# Of `upload`, what every request about one object must repeat (S3 API reference, UploadPart).
+_REPEATED = frozenset(
+    {
+        "ExpectedBucketOwner",
+        "RequestPayer",
+        "SSECustomerAlgorithm",
+        "SSECustomerKey",
+        "SSECustomerKeyMD5",
+    }
+)
+
+
+class Bucket:
+    """A bucket, as the requests to it need it; boto3 retries temporary errors."""
+
+    def __init__(
+        self, name: str, upload_options: Mapping[str, Any], client_options: Mapping[str, Any]
+    ) -> None:
+        self.name = name
+        self.has_checksums = True  # until it refuses them
+        self.traffic = Traffic()
+        self.repeated = {k: v for k, v in upload_options.items() if k in _REPEATED}
+        self._client_options = dict(client_options)
+        self._client: S3Client | None = None
+        self._counting = Lock()
+
+    @property
+    def checksum(self) -> dict[str, Any]:
+        """The parameter that has S3 check what arrives."""
+        return {"ChecksumAlgorithm": "CRC32"} if self.has_checksums else {}
+
+    @property
+    def owner(self) -> dict[str, Any]:
+        """Of what is repeated, that which is not about the object's bytes."""
+        return {k: v for k, v in self.repeated.items() if not k.startswith("SSE")}
+
+    @property
+    def repeated_for_source(self) -> dict[str, Any]:
+        """What a copy must say of its source, which has the same key and owner."""
+        names = {k: f"CopySource{k}" for k in self.repeated if k.startswith("SSE")}
+        names["ExpectedBucketOwner"] = "ExpectedSourceBucketOwner"
+        return {new: self.repeated[k] for k, new in names.items() if k in self.repeated}
+
+    @property
+    def client(self) -> S3Client:
+        """boto3's client. Raises UsageError where its options cannot be."""
+        if self._client is None:
+            self._client = self._make_client()
+        return self._client
+
+    def forgo_checksums(self, reason: object) -> None:
+        """Go on without: some stores refuse them, or the way in which boto3 sends them."""
+        _log.warning("Bucket %s takes no checksums, so none are sent: %s", self.name, reason)
+        self.has_checksums = False
+        self._client = None
+
+    def _make_client(self) -> S3Client:
+        import boto3
+        from botocore.config import Config
+
+        ours: dict[str, Any] = {
+            "retries": {"mode": "standard", "total_max_attempts": _ATTEMPTS},
+            "max_pool_connections": _CONNECTIONS,
+        }
+        if not self.has_checksums:
+            ours["request_checksum_calculation"] = "when_required"
+            ours["response_checksum_validation"] = "when_required"
+        options = dict(self._client_options)
+        config = Config(**ours)
+        options["config"] = config.merge(options["config"]) if "config" in options else config
+        try:
+            client = boto3.client("s3", **options)
+        except (TypeError, ValueError) as error:
+            raise UsageError(
+                f"bucket {self.name}: {error}",
+                hint="check the options for boto3's client, endpoint_url among them",
+            ) from error
+        client.meta.events.register("before-send.s3", self._count)
+        if getattr(client.meta.config, "request_checksum_calculation", "") == "when_required":
+            self.has_checksums = False  # as the environment or a profile may say
+        return client
+
+    def _count(self, request: AWSPreparedRequest, **_more: Any) -> None:
+        """Count a request that is about to be sent; boto3 calls this in any thread."""
+        headers = request.headers
+        size = headers.get("X-Amz-Decoded-Content-Length") or headers.get("Content-Length") or 0
+        with self._counting:
+            self.traffic += Traffic(1, int(size))

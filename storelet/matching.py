@@ -1,0 +1,145 @@
+"""Which members of the previous archive are what goes into the new one.
+
+A streamed backup compares what `lstat` says, and reads nothing: size, mtime, ctime and inode must
+be equal, and the times older than that archive's start by more than RACY_NS, since a file that
+changed in the very moment when it was read may have changed once more. A spooled one has read
+everything and compares size, CRC and time.
+"""
+
+from __future__ import annotations
+
+import struct
+from array import array
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Protocol
+
+from storelet.catalogue import Header
+from storelet.plan import Plan, Shelf
+from storelet.previous import Members, PreviousArchive
+from storelet.reuse import Span
+from storelet.zipformat import CHANGED, TRUNCATED
+
+__all__ = ["RACY_NS", "REREAD", "Match", "PlanMatch", "ReusePolicy", "SpoolMatch"]
+
+RACY_NS = 2_000_000_000
+REREAD = timedelta(days=30)
+
+_NOT_WHOLE = CHANGED | TRUNCATED
+# Where things stand in a fingerprint.
+_MTIME, _CTIME, _INODE, _SIZE = slice(0, 8), slice(8, 16), slice(16, 24), slice(24, 32)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReusePolicy:
+    """What may be reused."""
+
+    reread: timedelta = REREAD  # what was read from its source longer ago is read anew
+    ctime: bool = True  # whether the ctime must be equal; some network file systems make it up
+    inode: bool = True
+
+
+class Match(Protocol):
+    """A comparison of what there is now with a previous archive."""
+
+    def find_live(self, previous: PreviousArchive) -> bytearray:
+        """Return a 1 for each of its members that may be copied, 0 for others; called once.
+
+        Raises DamagedError.
+        """
+
+
+class PlanMatch:
+    """The comparison of a plan; `policy` says of what."""
+
+    def __init__(self, plan: Plan, policy: ReusePolicy) -> None:
+        self._plan = plan
+        self._policy = policy
+        self._numbers = array("q")  # of each previous member's entry: twice, 1 more for directories
+
+    def find_live(self, previous: PreviousArchive) -> bytearray:
+        """See Match."""
+        newest = previous.record.started_ns - RACY_NS
+
+        def is_live(header: Header) -> bool:
+            found = self._plan.find(header.name)
+            if found is None:
+                self._numbers.append(-1)
+                return False
+            shelf, number = found
+            self._numbers.append(number * 2 + (shelf is self._plan.directories))
+            return not header.flags & _NOT_WHOLE and self._is_same(header, shelf, number, newest)
+
+        return previous.members.find_live(is_live)
+
+    def wanted(self, spans: Iterable[Span]) -> dict[Shelf, bytearray]:
+        """Return for both shelves a 1 for each entry whose member is in none of the spans."""
+        directories, files = self._plan.directories, self._plan.files
+        wanted = {each: bytearray(b"\1") * each.count for each in (directories, files)}
+        for span in spans:
+            for packed in self._numbers[span.first : span.stop]:
+                wanted[directories if packed & 1 else files][packed >> 1] = 0
+        return wanted
+
+    def _is_same(self, header: Header, shelf: Shelf, number: int, newest: int) -> bool:
+        found = shelf.fingerprint(number)
+        mtime, ctime = struct.unpack_from("<qq", found)
+        policy = self._policy
+        if mtime >= newest or (policy.ctime and ctime >= newest):
+            return False
+        if found == header.fingerprint:
+            return True
+        kept = header.fingerprint
+        return (
+            found[_MTIME] == kept[_MTIME]
+            and found[_SIZE] == kept[_SIZE]
+            and (not policy.inode or found[_INODE] == kept[_INODE])
+            and (
+                found[_CTIME] == kept[_CTIME]
+                if policy.ctime
+                else shelf.owner_and_mode(number) == _owner_and_mode(header)
+            )
+        )
+
+
+class SpoolMatch:
+    """The comparison of an archive that is whole already, in a temporary file."""
+
+    def __init__(self, spooled: Members) -> None:
+        self._numbers = array("q")  # of each previous member, its own; -1 for none
+        self._contents: dict[str, tuple[int, object]] = {}
+
+        def note(header: Header) -> bool:
+            self._contents[header.name] = len(self._contents), _content(header)
+            return True
+
+        self._wanted = spooled.find_live(note)
+
+    def find_live(self, previous: PreviousArchive) -> bytearray:
+        """See Match."""
+
+        def is_live(header: Header) -> bool:
+            number, content = self._contents.get(header.name, (-1, None))
+            self._numbers.append(number)
+            return content == _content(header) and not header.flags & _NOT_WHOLE
+
+        return previous.members.find_live(is_live)
+
+    def wanted(self, spans: Iterable[Span]) -> bytearray:
+        """Return a 1 for each member that is in none of the spans."""
+        wanted = bytearray(self._wanted)
+        for span in spans:
+            for number in self._numbers[span.first : span.stop]:
+                wanted[number] = 0
+        return wanted
+
+
+def _content(header: Header) -> tuple[object, ...]:
+    """Return what two members share that are the same file, whenever each was read."""
+    return header.size, header.crc, header.fingerprint[_MTIME], *_owner_and_mode(header)
+
+
+def _owner_and_mode(header: Header) -> tuple[int, int, int]:
+    uid, gid = struct.unpack_from("<LxL", header.owner, 6)
+    return uid, gid, header.mode

@@ -1,0 +1,170 @@
+"""The plan of an archive: the entries that go into it, before one of them is read.
+
+A plan has two shelves, directories and files (symbolic links among them): directories are members
+without content, whose times change often, so they stand together and do not cut what is between
+them into pieces too short to be copied the next night. Entries lie in batches, deflated, as they
+are given to those who pack them: a million of them take some 50 MB.
+"""
+
+from __future__ import annotations
+
+import marshal
+from array import array
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from storelet.deflate import squeeze, unsqueeze
+from storelet.names import Names
+from storelet.observer import Skipped
+from storelet.source import BLOCK_BYTES, Entry
+from storelet.zipformat import fingerprint, portable_name
+
+__all__ = ["WHOLE_BYTES", "Batch", "Filler", "Plan", "Shelf"]
+
+WHOLE_BYTES = BLOCK_BYTES  # a file of this size is still read whole
+_ENTRY_BYTES = 20 << 10  # what an entry costs beside its bytes, in bytes that are packed
+
+# A batch is packed in one slot of a helper: 4 MiB, for data, records, and before that the batch.
+_BATCH_ENTRIES = 128
+_BATCH_BYTES = 1 << 20  # before its last entry, which is at most as large again
+_BATCH_NAMES = 64 << 10  # characters
+_FINGERPRINT_BYTES = 32
+
+
+class Batch(NamedTuple):
+    """Entries that are packed together; a large file is one by itself."""
+
+    first: int  # number on its shelf of the first one
+    size: int  # entries
+    cost: int  # of packing it, in bytes
+    is_large: bool
+    squeezed: bytes
+
+    @property
+    def marshalled(self) -> bytes:
+        """The entries' fields as marshal writes them, for another process."""
+        return unsqueeze(self.squeezed)
+
+    @property
+    def entries(self) -> list[Entry]:
+        """The entries."""
+        return [Entry._make(fields) for fields in marshal.loads(self.marshalled)]  # noqa: S302
+
+
+class Filler:
+    """Fills batches with entries."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._clear()
+
+    def add(self, entry: Entry) -> Iterator[Batch]:
+        """Put an entry into the batch; yield batches that are full."""
+        size = 0 if entry.is_directory else entry.size
+        if size > WHOLE_BYTES:
+            yield from self.close()
+        self._entries.append(tuple(entry))
+        self._bytes += size
+        self._names += len(entry.path) + len(entry.name)
+        if (
+            self._bytes >= _BATCH_BYTES
+            or len(self._entries) >= _BATCH_ENTRIES
+            or self._names >= _BATCH_NAMES
+        ):
+            yield from self.close()
+
+    def close(self) -> Iterator[Batch]:
+        """Yield the batch as it is, unless it is empty."""
+        if not self._entries:
+            return
+        size = len(self._entries)
+        yield Batch(
+            self._count,
+            size,
+            self._bytes + size * _ENTRY_BYTES,
+            size == 1 and self._bytes > WHOLE_BYTES,
+            squeeze(marshal.dumps(self._entries)),
+        )
+        self._count += size
+        self._clear()
+
+    def _clear(self) -> None:
+        self._entries: list[tuple[Any, ...]] = []
+        self._bytes = self._names = 0
+
+
+class Shelf:
+    """Entries of one kind in order, numbered from 0."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.bytes = 0  # of what they contain
+        self._fingerprints = bytearray()
+        self._owners = array("I")  # uid, gid and mode, one after the other
+        self._batches: list[Batch] = []
+        self._filler = Filler()
+
+    def add(self, entry: Entry) -> None:
+        """Put an entry behind the others."""
+        self.count += 1
+        self.bytes += 0 if entry.is_directory else entry.size
+        self._owners.extend((entry.uid, entry.gid, entry.mode))
+        self._fingerprints += fingerprint(entry.mtime_ns, entry.ctime_ns, entry.inode, entry.size)
+        self._batches += self._filler.add(entry)
+
+    def fingerprint(self, number: int) -> bytes:
+        """Return the fingerprint of an entry as it was found."""
+        at = number * _FINGERPRINT_BYTES
+        return bytes(self._fingerprints[at : at + _FINGERPRINT_BYTES])
+
+    def owner_and_mode(self, number: int) -> tuple[int, int, int]:
+        """Return uid, gid and mode of an entry."""
+        uid, gid, mode = self._owners[3 * number : 3 * number + 3]
+        return uid, gid, mode
+
+    def batches(self, first: int = 0) -> list[Batch]:
+        """Return what is there from the entry `first` on, which must begin a batch, in order."""
+        self._batches += self._filler.close()
+        return [batch for batch in self._batches if batch.first >= first]
+
+    def entry(self, number: int) -> Entry:
+        """Return an entry by its number; slow."""
+        for batch in self.batches():
+            if number < batch.first + batch.size:
+                return batch.entries[number - batch.first]
+        raise IndexError(number)
+
+
+class Plan:
+    """What goes into an archive."""
+
+    def __init__(self) -> None:
+        self.directories = Shelf()
+        self.files = Shelf()
+        self._names = Names()
+
+    @property
+    def shelves(self) -> tuple[Shelf, Shelf]:
+        """Both, in the order in which an archive has them."""
+        return self.directories, self.files
+
+    def add(self, entry: Entry) -> Skipped | None:
+        """Plan an entry; where it cannot have its name, return why. Directories merge."""
+        shelf = self.directories if entry.is_directory else self.files
+        if entry.is_directory and self._names.find(portable_name(entry.name)) is not None:
+            return None
+        taken = self._names.take(entry, shelf.count)
+        if taken is None:
+            shelf.add(entry)
+            return None
+        if isinstance(taken, int):
+            other = self.files.entry(taken)
+            taken = f"{portable_name(other.name)} is taken by {other.path}; give another name="
+        return Skipped(path=entry.path, reason=taken)
+
+    def find(self, name: str) -> tuple[Shelf, int] | None:
+        """Return where the entry of a member name, as readers see it, stands."""
+        number = self._names.find(name)
+        if number is None:
+            return None
+        return self.directories if name.endswith("/") else self.files, number
