@@ -37,14 +37,18 @@ class Delivery:
     raised by `commit`, and nothing more is written, so that others may go on.
     """
 
-    def __init__(self, destination: Destination, label: Label) -> None:
+    def __init__(
+        self, destination: Destination, label: Label, taken: frozenset[str] = frozenset()
+    ) -> None:
+        """Begin a delivery under none of the names `taken`."""
         self.destination = destination
+        self.name = ""  # of the archive's file
         self.spans: Sequence[Span] = ()  # what is copied
         self.layout = Layout(self, label.record)
         self._label = label
         self._traffic = destination.traffic
         self._previous: PreviousArchive | None = None
-        self._name = ""
+        self._taken = taken
         self._upload: Upload | None = None
         self._error: StoreletError | None = None
 
@@ -67,7 +71,7 @@ class Delivery:
 
     def open(self, size: int) -> None:
         """Open the upload of an archive of about `size` bytes; what cannot be copied is not."""
-        self._name, self._upload = _open_upload(self.destination, self._label, size)
+        self.name, self._upload = self._open_upload(size)
         if self._previous is not None and self.spans:
             ranges = cut(self.spans, self.destination.copy_limits)
             try:
@@ -76,7 +80,7 @@ class Delivery:
                 self._say_not_reused(error.message)
                 self.spans = ()
                 self._upload.abort()
-                self._name, self._upload = _open_upload(self.destination, self._label, size)
+                self.name, self._upload = self._open_upload(size)
         for span in self.spans:
             self._add_copied(span)
 
@@ -131,6 +135,17 @@ class Delivery:
             self._upload.abort()
             raise
 
+    def _open_upload(self, size: int) -> tuple[str, Upload]:
+        """Open an upload under the first free name from this second on."""
+        for name in self._label.file_names():
+            try:
+                if name not in self._taken:
+                    metadata = self._label.metadata
+                    return name, self.destination.open_upload(name, metadata, size)
+            except ArchiveExistsError:
+                _log.debug("%s is taken in %s", name, self.destination)
+        raise names_taken(self.destination)
+
     def _choose(
         self, previous: PreviousArchive, live: bytearray, reread: timedelta | None
     ) -> list[Span]:
@@ -169,28 +184,18 @@ class Delivery:
             if now is not None and (now.version, now.size) != (before.version, before.size):
                 # Asked once more: radosgw 16.2 ignores CopySourceIfMatch.
                 raise CopyFailedError(f"{before.name} has changed meanwhile")
-            archive = self.destination.find_archive(self._name)
+            archive = self.destination.find_archive(self.name)
             if archive is None or archive.size != size:
-                raise CopyFailedError(f"{self._name} has another size than what was sent for it")
+                raise CopyFailedError(f"{self.name} has another size than what was sent for it")
             inspect(self.destination, archive, self.layout, self.spans, self._previous.members)
         except StoreletError as error:
-            _log.error("%s in %s is not right: %s", self._name, self.destination, error)
+            _log.error("%s in %s is not right: %s", self.name, self.destination, error)
             if archive is not None:
                 self.destination.delete(archive)
             raise CopyFailedError(error.message) from error
 
     def _say_not_reused(self, reason: str, *, is_first: bool = False) -> None:
         report(NotReused(destination=str(self.destination), reason=reason, is_first=is_first))
-
-
-def _open_upload(destination: Destination, label: Label, size: int) -> tuple[str, Upload]:
-    """Open an upload under the first free name from this second on."""
-    for name in label.file_names():
-        try:
-            return name, destination.open_upload(name, label.metadata, size)
-        except ArchiveExistsError:
-            _log.debug("%s is taken in %s", name, destination)
-    raise names_taken(destination)
 
 
 def _holds_any(span: Span, offsets: frozenset[int]) -> bool:

@@ -68,16 +68,24 @@ class SpooledBackup:
             members = Members(self._layout.headers(), size)
         match = SpoolMatch(members)
         reuse = self._reuse and size >= destination.copy_limits.smallest
+        taken: frozenset[str] = frozenset()
         while True:
+            delivery = Delivery(destination, self._label, taken)
             try:
-                url = self._send(destination, members, match, reuse=reuse)
+                self._send(delivery, members, match, reuse=reuse)
+                url = delivery.commit()
             except CopyFailedError as error:
                 report(NotReused(destination=str(destination), reason=error.message))
                 reuse = False
+            except ArchiveExistsError:
+                if not delivery.name:
+                    raise
+                taken |= {delivery.name}  # meanwhile, by somebody else
             else:
-                if url is not None:
-                    self.is_saved = True
-                    return url
+                self.is_saved = True
+                return url
+            finally:
+                delivery.abort()
 
     def close(self) -> None:
         """Give the temporary file back; may be called twice."""
@@ -97,23 +105,13 @@ class SpooledBackup:
             )
 
     def _send(
-        self, destination: Destination, members: Members, match: SpoolMatch, *, reuse: bool
-    ) -> str | None:
-        """Send the archive and return its URL; None where its name was taken meanwhile."""
-        delivery = Delivery(destination, self._label)
-        try:
-            if reuse:
-                delivery.reuse(match, None, frozenset())
-            delivery.open(members.offsets[-1])
-            for span in find_spans(members.offsets, match.wanted(delivery.spans)):
-                self._send_span(delivery.layout, members, span)
-            try:
-                return delivery.commit()
-            except ArchiveExistsError:
-                return None
-        except BaseException:
-            delivery.abort()
-            raise
+        self, delivery: Delivery, members: Members, match: SpoolMatch, *, reuse: bool
+    ) -> None:
+        if reuse:
+            delivery.reuse(match, None, frozenset())
+        delivery.open(members.offsets[-1])
+        for span in find_spans(members.offsets, match.wanted(delivery.spans)):
+            self._send_span(delivery.layout, members, span)
 
     def _send_span(self, layout: Layout, members: Members, span: Span) -> None:
         shift = layout.offset - span.offset
