@@ -32,7 +32,8 @@ class Request:
             case "POST", ["uploads"]:
                 return "CreateMultipartUpload"
             case "PUT", ["uploadId"]:
-                return "UploadPart"
+                is_copy = "x-amz-copy-source" in self.headers
+                return "UploadPartCopy" if is_copy else "UploadPart"
             case "POST", ["uploadId"]:
                 return "CompleteMultipartUpload"
             case "DELETE", ["uploadId"]:
@@ -41,6 +42,10 @@ class Request:
                 return "PutObject"
             case "HEAD", []:
                 return "HeadObject"
+            case "GET", []:
+                return "ListObjectsV2" if "list-type" in self.query else "GetObject"
+            case "DELETE", []:
+                return "DeleteObject"
         return f"{self.method} {self.path}"
 
 
