@@ -109,18 +109,22 @@ class Server:
         raise NotImplementedError
 
     def _spawn(self, *command: str | Path, **environment: str) -> None:
-        """Start one of its processes, with none of the developer's own keys and settings."""
-        clean = {"HOME": str(self.top), "PATH": os.environ["PATH"], "TMPDIR": str(self.top)}
+        """Start one of its processes."""
         with (self.top / "log").open("ab") as log:
             process = subprocess.Popen(
                 [sys.executable, "-c", _DYING_WITH_US, *command],
                 cwd=self.top,
-                env=clean | environment,
+                env=self._environment | environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
             )
         self._processes.append(process)
+
+    @property
+    def _environment(self) -> dict[str, str]:
+        """What programs are told: none of the developer's own keys and settings."""
+        return {"HOME": str(self.top), "PATH": os.environ["PATH"], "TMPDIR": str(self.top)}
 
     def _await(self, look: Callable[[], Any], what: str) -> None:
         """Wait for something. Raises _StoppedError where one of its processes ends before."""
@@ -234,7 +238,7 @@ class RadosGW(Server):
         self._call("monmaptool", "--create", "--addv", "a", monitor, "monmap")
         self._call("ceph-mon", "-i", "a", "--mkfs", "--monmap", "monmap")
         self._spawn("ceph-mon", "-c", "ceph.conf", "-f", "-i", "a")
-        self._await(lambda: self._is_well("ceph", "mon", "stat"), "monitor")
+        self._await(lambda: self._is_well("ceph", "--connect-timeout=5", "mon", "stat"), "monitor")
         osd = str(uuid.uuid4())
         self._call("ceph", "osd", "new", osd)
         self._call("ceph", "osd", "crush", "add", "osd.0", "1.0", "root=default", "host=here")
@@ -260,6 +264,7 @@ class RadosGW(Server):
         return subprocess.run(
             [program, *(() if program == "monmaptool" else ("-c", "ceph.conf")), *arguments],
             cwd=self.top,
+            env=self._environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
