@@ -1,7 +1,8 @@
 """The fixtures all tests share: a clean environment, a tree, buckets, a job directory, a daemon.
 
-Everything is real: files, moto's S3 (in this process or over HTTP), storeletd as a process. What
-the fixtures hand out is described in `tests/helpers.py`.
+Everything is real: files, moto's S3 (in this process or over HTTP), SeaweedFS and, where it is
+installed, radosgw, storeletd as a process. What the fixtures hand out is described in
+`tests/helpers.py` and `tests/servers.py`.
 """
 
 from __future__ import annotations
@@ -11,12 +12,14 @@ import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import boto3
 import pytest
 from moto import mock_aws
 
 from tests.helpers import Bucket, Daemon, MotoServer
+from tests.servers import RadosGW, SeaweedFS, Server
 
 _CLEARED = (
     "AWS_",
@@ -34,6 +37,7 @@ _CLEARED = (
     "STATE_DIRECTORY",
     "WATCHDOG_",
 )
+_Server = TypeVar("_Server", bound=Server)
 _PROXIES = {"all_proxy", "http_proxy", "https_proxy", "no_proxy"}
 
 
@@ -94,7 +98,43 @@ def moto_server() -> Iterator[MotoServer]:
 @pytest.fixture
 def s3_server(moto_server: MotoServer) -> Bucket:
     """Make a fresh bucket in an S3 over HTTP, with its endpoint and keys."""
-    return moto_server.make_bucket(f"bucket-{uuid.uuid4().hex[:12]}")
+    return moto_server.make_bucket(_new_name())
+
+
+@pytest.fixture(scope="session")
+def seaweedfs_server() -> Iterator[SeaweedFS]:
+    """Run SeaweedFS for all tests."""
+    yield from _run(SeaweedFS)
+
+
+@pytest.fixture
+def seaweedfs(seaweedfs_server: SeaweedFS) -> Bucket:
+    """Make a fresh bucket in SeaweedFS."""
+    return seaweedfs_server.make_bucket(_new_name())
+
+
+@pytest.fixture(scope="session")
+def radosgw_server() -> Iterator[RadosGW]:
+    """Run radosgw for all tests."""
+    yield from _run(RadosGW)
+
+
+@pytest.fixture
+def radosgw(radosgw_server: RadosGW) -> Bucket:
+    """Make a fresh bucket in radosgw."""
+    return radosgw_server.make_bucket(_new_name())
+
+
+def _run(kind: type[_Server]) -> Iterator[_Server]:
+    if missing := kind.missing():
+        pytest.skip(missing)
+    server = kind.start()
+    yield server
+    server.stop()
+
+
+def _new_name() -> str:
+    return f"bucket-{uuid.uuid4().hex[:12]}"
 
 
 @pytest.fixture

@@ -22,11 +22,11 @@ import boto3
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-__all__ = ["CLONE", "Bucket", "Daemon", "MotoServer", "wait_for"]
+__all__ = ["ACCESS_KEY", "CLONE", "SECRET_KEY", "Bucket", "Daemon", "MotoServer", "wait_for"]
 
 CLONE = Path(__file__).resolve().parent.parent
-_ACCESS_KEY = "AKIAIOSFODNN7EXAMPLE"
-_SECRET_KEY = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
+ACCESS_KEY = "AKIAIOSFODNN7EXAMPLE"
+SECRET_KEY = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
 
 Found = TypeVar("Found")
 
@@ -49,8 +49,21 @@ class Bucket:
     name: str
     client: S3Client
     endpoint: str | None = None  # None: inside this process
-    access_key: str = _ACCESS_KEY
-    secret_key: str = _SECRET_KEY
+    access_key: str = ACCESS_KEY
+    secret_key: str = SECRET_KEY
+
+    @classmethod
+    def make(cls, name: str, endpoint: str) -> Bucket:
+        """Make an empty one in a server."""
+        client = boto3.client(
+            "s3",
+            aws_access_key_id=ACCESS_KEY,
+            aws_secret_access_key=SECRET_KEY,
+            endpoint_url=endpoint,
+            region_name="us-east-1",
+        )
+        client.create_bucket(Bucket=name)
+        return cls(name=name, client=client, endpoint=endpoint)
 
     def keys(self) -> list[str]:
         """List the keys of all objects, sorted."""
@@ -95,15 +108,7 @@ class MotoServer:
 
     def make_bucket(self, name: str) -> Bucket:
         """Make an empty bucket."""
-        client = boto3.client(
-            "s3",
-            aws_access_key_id=_ACCESS_KEY,
-            aws_secret_access_key=_SECRET_KEY,
-            endpoint_url=self.endpoint,
-            region_name="us-east-1",
-        )
-        client.create_bucket(Bucket=name)
-        return Bucket(name=name, client=client, endpoint=self.endpoint)
+        return Bucket.make(name, self.endpoint)
 
     def stop(self) -> None:
         """End it."""

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import http.client
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BufferedIOBase
 from types import TracebackType
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -71,17 +74,27 @@ class Proxy:
     """Answers as `script` says to each request: an `Answer`, or None to ask the S3 behind it.
 
     "lose" asks it and loses the answer; "hang" neither asks nor answers until the end. A script
-    may change the request's headers. Use it as a context manager.
+    may change the request's headers. With `tls`, it speaks HTTPS. Use it as a context manager.
     """
 
-    def __init__(self, behind: str | None = None, script: Script = lambda _request: None) -> None:
+    def __init__(
+        self,
+        behind: str | None = None,
+        script: Script = lambda _request: None,
+        *,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self.script = script
         self.requests: list[Request] = []
         self._behind = urlsplit(behind).netloc if behind else None
         self._ended = threading.Event()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._make_handler())
+        if tls:
+            self._server.socket = tls.wrap_socket(
+                self._server.socket, server_side=True, do_handshake_on_connect=False
+            )
         self._thread = threading.Thread(target=self._server.serve_forever, args=[0.02])
-        self.endpoint = f"http://127.0.0.1:{self._server.server_port}"
+        self.endpoint = f"http{'s' if tls else ''}://127.0.0.1:{self._server.server_port}"
 
     def __enter__(self) -> Proxy:
         self._thread.start()
@@ -118,7 +131,9 @@ class Proxy:
     def _ask(self, request: Request) -> Answer:
         assert self._behind, f"nothing to ask about {request}"
         connection = http.client.HTTPConnection(self._behind, timeout=30)
-        passed = {k: v for k, v in request.headers.items() if k not in ("host", "expect")}
+        # The host stays as it was: it is among what the client signed.
+        dropped = ("expect", "transfer-encoding")
+        passed = {k: v for k, v in request.headers.items() if k not in dropped}
         try:
             connection.request(request.method, request.path, request.body or None, passed)
             got = connection.getresponse()
@@ -137,14 +152,13 @@ class Proxy:
                     self.close_connection = True
 
             def _serve(self) -> None:
-                length = int(self.headers.get("Content-Length") or 0)
                 answer = proxy.answer(
                     Request(
                         method=self.command,
                         path=self.path,
                         query=parse_qs(urlsplit(self.path).query, keep_blank_values=True),
                         headers={k.lower(): v for k, v in self.headers.items()},
-                        body=self.rfile.read(length),
+                        body=_read_body(self.rfile, self.headers),
                     )
                 )
                 if answer is None:
@@ -168,3 +182,15 @@ class Proxy:
                 """Say nothing."""
 
         return Handler
+
+
+def _read_body(stream: BufferedIOBase, headers: Message) -> bytes:
+    """Read what follows a request's headers: RFC 9112, sections 6.2 and 7.1."""
+    if headers.get("Transfer-Encoding") != "chunked":
+        return stream.read(int(headers.get("Content-Length") or 0))
+    body = b""
+    while size := int(stream.readline(), 16):
+        body += stream.read(size)
+        stream.readline()
+    stream.readline()
+    return body

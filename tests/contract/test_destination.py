@@ -86,7 +86,7 @@ class S3Place:
 Place = DirectoryPlace | S3Place
 
 
-@pytest.fixture(params=["directory", "bucket", "s3_server"])
+@pytest.fixture(params=["directory", "bucket", "s3_server", "seaweedfs", "radosgw"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
     """Make an empty place for archives; at the end nothing unfinished may lie about in it."""
     place: Place
