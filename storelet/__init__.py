@@ -1,5 +1,6 @@
 """Backups as plain zip files in Amazon S3, from a script of a few lines."""
 
+from storelet.abandoned import AbandonedUpload, abandoned
 from storelet.backup import NewDirectory, ZipBackup
 from storelet.destination.directory import Directory
 from storelet.destination.s3 import S3
@@ -20,11 +21,15 @@ from storelet.observer import (
     Added,
     Event,
     Figures,
+    NotReused,
     Observer,
     Passed,
+    Reused,
     Saved,
     Skipped,
     Truncated,
+    UploadEnded,
+    UploadOpened,
     observe,
 )
 from storelet.source import never_include
@@ -32,6 +37,7 @@ from storelet.source import never_include
 __all__ = [
     "LOGGING_DEFAULTS",
     "S3",
+    "AbandonedUpload",
     "Added",
     "ArchiveExistsError",
     "CredentialsError",
@@ -41,17 +47,22 @@ __all__ = [
     "Event",
     "Figures",
     "NewDirectory",
+    "NotReused",
     "Observer",
     "Passed",
     "PermissionDeniedError",
+    "Reused",
     "Saved",
     "Skipped",
     "SourceError",
     "SourceMissingError",
     "StoreletError",
     "Truncated",
+    "UploadEnded",
+    "UploadOpened",
     "UsageError",
     "ZipBackup",
+    "abandoned",
     "join_errors",
     "never_include",
     "observe",

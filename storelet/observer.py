@@ -19,11 +19,15 @@ __all__ = [
     "Added",
     "Event",
     "Figures",
+    "NotReused",
     "Observer",
     "Passed",
+    "Reused",
     "Saved",
     "Skipped",
     "Truncated",
+    "UploadEnded",
+    "UploadOpened",
     "observe",
     "report",
 ]
@@ -68,15 +72,54 @@ class Passed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Reused:
+    """Files and symbolic links that were not read: every destination had them already.
+
+    Reported once by a streamed backup, when it has compared; a spooled one reads everything.
+    """
+
+    files: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NotReused:
+    """What a destination has was not, or not all, reused: the backup is whole and cost more."""
+
+    destination: str  # in words, as in Saved
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UploadOpened:
+    """A multipart upload was begun: what is sent costs money until it is ended."""
+
+    bucket: str
+    key: str
+    upload_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UploadEnded:
+    """A multipart upload is complete, or aborted; the store keeps nothing of it aside."""
+
+    upload_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Saved:
     """An archive stands whole at its destination."""
 
     url: str
     destination: str  # in words: `bucket my-bucket`, `directory /srv/backups`
     bytes: int  # of the archive
+    bytes_reused: int = 0  # of them, copied from the archive before, by the destination itself
+    bytes_sent: int = 0  # to the destination, of this archive
+    requests: int = 0  # to the destination for it; a directory has none
 
 
-Event = Added | Skipped | Truncated | Passed | Saved
+Event = (
+    Added | Skipped | Truncated | Passed | Reused | NotReused | UploadOpened | UploadEnded | Saved
+)
 Observer = Callable[[Event], None]
 
 _observer: Observer | None = None
@@ -112,6 +155,14 @@ def _log_event(event: Event) -> None:
             _log.warning("%s is %s", _printable(path), reason)
         case Passed(path=path, reason=reason):
             _log.info("Passed over %s: %s", _printable(path), reason)
+        case Reused(files=files):
+            _log.info("Reused %d files that have not changed", files)
+        case NotReused(destination=destination, reason=reason):
+            _log.warning("Not reused from %s: %s", _printable(destination), _printable(reason))
+        case UploadOpened(key=key, upload_id=upload_id):
+            _log.debug("Began multipart upload %s of %s", upload_id, _printable(key))
+        case UploadEnded(upload_id=upload_id):
+            _log.debug("Ended multipart upload %s", upload_id)
         case Saved(url=url, destination=destination, bytes=size):
             _log.info("Saved %s to %s (%d bytes)", _printable(url), _printable(destination), size)
 
@@ -127,9 +178,11 @@ def _printable(text: str) -> str:
 class Figures:
     """The figures of a run, counted from its events."""
 
-    files: int = 0  # members added
+    files: int = 0  # files and symbolic links that were read
     bytes_read: int = 0  # from sources
+    reused: int = 0  # files and symbolic links that were not
     skipped: int = 0  # entries that are not whole in the archive
+    not_reused: list[str] = field(default_factory=list)  # why, each reason once
     archives: list[Saved] = field(default_factory=list)
 
     def count(self, event: Event) -> None:
@@ -140,5 +193,10 @@ class Figures:
                 self.bytes_read += size
             case Skipped() | Truncated():
                 self.skipped += 1
+            case Reused(files=files):
+                self.reused += files
+            case NotReused(reason=reason):
+                if reason not in self.not_reused:
+                    self.not_reused.append(reason)
             case Saved():
                 self.archives.append(event)

@@ -20,6 +20,7 @@ from tests.helpers import CLONE
 LIBRARY = """
 errors
 logs
+abandoned
 zipformat               errors
 deflate                 errors
 observer                errors
@@ -31,7 +32,7 @@ destination
 destination.contract    errors
 destination.s3errors    errors
 destination.directory   errors observer destination.contract
-destination.s3          errors observer destination.contract destination.s3errors
+destination.s3          errors observer abandoned destination.contract destination.s3errors
 temporary               errors
 label                   errors zipformat source archive
 spooled                 errors observer deflate source archive temporary label

@@ -18,6 +18,7 @@ from functools import partial
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
+from storelet.abandoned import take_abandoned
 from storelet.destination.s3errors import (
     code_of,
     is_condition_unknown,
@@ -26,6 +27,7 @@ from storelet.destination.s3errors import (
     translating,
 )
 from storelet.errors import ArchiveExistsError, StoreletError, UsageError
+from storelet.observer import UploadEnded, report
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -103,6 +105,22 @@ class S3:
         options["Metadata"] = {**options.get("Metadata", {}), **metadata, _OWN_ID: own_id}
         options.setdefault("ContentType", "application/zip")
         return _S3Upload(client, self.bucket, key, options, self._repeated(), own_id)
+
+    def abort_abandoned(self) -> None:
+        """Abort the uploads that `abandoned` names here, beneath our prefix; report each.
+
+        Raises StoreletError.
+        """
+        for upload in take_abandoned(self.bucket, self.prefix):
+            try:
+                with translating(self.bucket):
+                    self._open_client().abort_multipart_upload(
+                        Bucket=upload.bucket, Key=upload.key, UploadId=upload.upload_id
+                    )
+            except StoreletError as error:
+                if not is_missing(error.__cause__):
+                    raise
+            report(UploadEnded(upload_id=upload.upload_id))
 
     def _repeated(self) -> dict[str, Any]:
         return {name: value for name, value in self._upload_options.items() if name in _REPEATED}
