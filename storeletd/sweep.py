@@ -50,9 +50,9 @@ class _Sweep:
         order = Order(job=self._job, kind="abort", uploads=uploads)
         worker = await start_worker(order, self._history.path.parent)
         await worker.see_through(self._take_event, self._take_output)
-        left = self._history.left_uploads(self._job.name)
+        left = set(uploads).intersection(self._history.left_uploads(self._job.name))
         for upload in left:
-            message = f"A lost upload of {upload.key} in bucket {upload.bucket} is still there"
+            message = f"A lost upload of {upload.key} to bucket {upload.bucket} was not aborted"
             self.log(logging.WARNING, message)
         if aborted := len(uploads) - len(left):
             self.log(logging.INFO, f"Lost uploads of {self._job.name}: {aborted} aborted")

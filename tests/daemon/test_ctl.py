@@ -468,6 +468,30 @@ def test_on_a_terminal_progress_is_shown_and_names_cannot_steer_it(
     assert b"\x1b[2Jevil" not in shown
 
 
+def test_on_a_terminal_progress_says_what_was_reused(
+    daemon: Daemon, write_job: WriteJob, job_dir: Path, gate: Path
+) -> None:
+    (job_dir / "website.py").write_text(
+        f"""{LARGE}
+open({str(gate)!r}).read()
+"""
+    )
+    daemon.ctl("reload")
+    master, slave = pty.openpty()
+    with start_ctl(daemon, "run-now", "website", output=slave) as following:
+        os.close(slave)
+        shown = b""
+        while not re.search(rb"website  [\d,]+ files  .*/s  1,000 reused", shown):
+            chunk = _read_terminal(master)
+            assert chunk, shown
+            shown += chunk
+        open_gate(gate)
+        while _read_terminal(master):
+            pass
+    os.close(master)
+    assert following.returncode == 0
+
+
 def _read_terminal(master: int) -> bytes:
     try:
         return os.read(master, 65536)

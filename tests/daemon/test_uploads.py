@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import socket
 import sqlite3
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -44,6 +48,9 @@ def lost(daemon: Daemon, s3_server: Bucket, tmp_path: Path) -> str:
     write_job(daemon, "web.py", text)
     started(daemon, "web", mark)
     daemon.kill()
+    for process in daemon.processes():
+        with suppress(ProcessLookupError):  # the keeper ends what it still can
+            os.kill(int(process.split()[0]), signal.SIGKILL)
     daemon.assert_alone()
     (upload_id,) = open_uploads(s3_server)
     return upload_id
@@ -69,7 +76,7 @@ def remembered(daemon: Daemon) -> set[str]:
     return found
 
 
-def write_yaml(daemon: Daemon, tree: Path, bucket: str) -> None:
+def write_yaml(daemon: Daemon, tree: Path, bucket: str, more: str = "") -> None:
     (daemon.jobs / "web.py").unlink(missing_ok=True)
     write_job(
         daemon,
@@ -77,7 +84,7 @@ def write_yaml(daemon: Daemon, tree: Path, bucket: str) -> None:
         f"""\
         schedule: manual
         include: [{{directory: {tree}}}]
-        save: [{{s3: {bucket}, prefix: web/}}]
+        save: [{{s3: {bucket}, prefix: web/{more}}}]
         """,
     )
 
@@ -103,6 +110,7 @@ def test_a_modules_lost_upload_is_aborted_by_its_next_run(
     daemon.start()
     run(daemon, "web")
     assert open_uploads(s3_server) == {foreign}
+    assert remembered(daemon) == set()
     runs = daemon.request("GET", "/runs?job=web")[1]["runs"]
     assert [each["outcome"] for each in runs] == ["skipped", "lost"]
 
@@ -121,13 +129,29 @@ def test_an_upload_that_cannot_be_aborted_is_said_and_tried_again(
 ) -> None:
     write_yaml(daemon, tree, "another-bucket")
     daemon.start()
-    message = f"A lost upload of {KEY} in bucket {s3_server.name} is still there"
+    message = f"A lost upload of {KEY} to bucket {s3_server.name} was not aborted"
     wait_for(lambda: message in daemon.log(), seconds=30, what="a warning")
     daemon.stop()
     assert open_uploads(s3_server) == {lost}
     write_yaml(daemon, tree, s3_server.name)
     daemon.start()
     wait_for(lambda: not open_uploads(s3_server), seconds=30, what="the upload's end")
+
+
+def test_a_store_that_does_not_answer_keeps_nothing_from_running_or_ending(
+    daemon: Daemon, s3_server: Bucket, tree: Path, lost: str
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        write_yaml(daemon, tree, s3_server.name, f", endpoint_url: '{url}'")
+        write_job(daemon, "other.py", 'SCHEDULE = "manual"\nraise SystemExit(75)\n')
+        daemon.start()
+        silent.settimeout(30)
+        with silent.accept()[0]:  # somebody wants to abort the upload
+            assert run(daemon, "other")["outcome"] == "skipped"
+            daemon.stop()
+            daemon.assert_alone()
+    assert open_uploads(s3_server) == remembered(daemon) == {lost}
 
 
 def test_what_one_job_left_is_no_matter_of_another(
