@@ -49,9 +49,8 @@ def describe_run(run: Run) -> dict[str, Any]:
         "finished_at": _iso(run.finished_at),
         "message": run.message,
         "hint": run.hint,
-        "files": run.files,
-        "bytes_read": run.bytes_read,
-        "skipped": run.skipped,
+        **_describe_figures(run),
+        "notes": list(run.notes),
         "archives": [_describe_archive(each) for each in run.archives],
         "collided_with": run.collided_with,
     }
@@ -121,12 +120,42 @@ def describe_message(message: Message) -> dict[str, Any]:
             return describe_run(message.data)
         case Logged(level=level, message=text):
             return {"level": logging.getLevelName(level), "message": text}
-        case Progress(files=files, bytes_read=size, skipped=skipped, current=current):
-            return {"files": files, "bytes_read": size, "skipped": skipped, "current": current}
+        case Progress(bytes_read=read, current=current):
+            files = _describe_files(message.data)
+            return {"files": files, "bytes": {"read": read}, "current": current}
+
+
+def _describe_figures(run: Run) -> dict[str, Any]:
+    """Return what was done, over all archives of the run."""
+    return {
+        "files": _describe_files(run),
+        "bytes": {
+            "archive": sum(each.bytes for each in run.archives),
+            "reused": sum(each.bytes_reused for each in run.archives),
+            "read": run.bytes_read,
+            "sent": sum(each.bytes_sent for each in run.archives),
+        },
+        "requests": sum(each.requests for each in run.archives),
+    }
+
+
+def _describe_files(of: Run | Progress) -> dict[str, int]:
+    return {
+        "seen": of.files + of.reused + of.skipped,
+        "reused": of.reused,
+        "read": of.files,
+        "skipped": of.skipped,
+    }
 
 
 def _describe_archive(archive: SavedArchive) -> dict[str, Any]:
-    return {"url": archive.url, "bytes": archive.bytes}
+    return {
+        "url": archive.url,
+        "bytes": archive.bytes,
+        "bytes_reused": archive.bytes_reused,
+        "bytes_sent": archive.bytes_sent,
+        "requests": archive.requests,
+    }
 
 
 def _iso(time: datetime | None) -> str | None:

@@ -21,6 +21,7 @@ from storeletd.jobs import Job, JobProblem
 from storeletd.planner import Decision, JobClock, decide, sane_decided_until
 from storeletd.runner import Runner
 from storeletd.schedule import next_due
+from storeletd.sweep import abort_left_uploads
 
 __all__ = ["Daemon", "NoSuchJobError"]
 
@@ -75,7 +76,9 @@ class Daemon:
             )
         self._alarm.start()
         await self.reload()
+        sweep = abort_left_uploads(tuple(self.jobs.values()), self.history)
         self._tasks = [
+            asyncio.create_task(sweep, name="abort the uploads that lost runs left"),
             asyncio.create_task(self._watch(), name="watch the job directory"),
             asyncio.create_task(self._scan_now_and_then(), name="scan the job directory"),
         ]

@@ -18,8 +18,9 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
+from storeletd.items import INCLUDE_KINDS, SAVE_KINDS
 from storeletd.jobs import JobProblem
-from storeletd.settings import INCLUDE_KINDS, SAVE_KINDS, SETTINGS_IN, Language, Settings
+from storeletd.settings import SETTINGS_IN, Language, Settings
 from storeletd.values import TEXT_EXPECTED
 
 __all__ = ["Declaration", "Key", "check_declaration", "find_near"]

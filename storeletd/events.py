@@ -1,19 +1,23 @@
 """The messages a worker sends its runner: one JSON object a line, over a pipe.
 
 A worker reports everything of its run this way; nobody parses its log. The pipe's number is in
-the environment variable `EVENTS_FD`.
+the environment variable `EVENTS_FD`. What a worker is told is an `order`.
 """
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, fields
+from typing import get_args
 
 __all__ = [
     "EVENTS_FD",
     "Ended",
+    "EndedUpload",
     "Event",
     "Logged",
+    "Noted",
+    "OpenedUpload",
     "Progress",
     "SavedArchive",
     "SkippedEntry",
@@ -41,9 +45,10 @@ class Logged:
 class Progress:
     """How far the run is."""
 
-    files: int
+    files: int  # files and symbolic links that were read, whole
     bytes_read: int
-    skipped: int
+    reused: int  # files and symbolic links that were not read: destinations have them
+    skipped: int  # entries that are not whole in the archive
     current: str | None  # path of the entry just added
 
 
@@ -61,6 +66,32 @@ class SavedArchive:
 
     url: str
     bytes: int
+    bytes_reused: int  # of them, copied by the destination itself from an earlier archive
+    bytes_sent: int
+    requests: int  # to the destination, for this archive
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Noted:
+    """What is worth knowing of a run and changes nothing about its outcome."""
+
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenedUpload:
+    """A multipart upload was begun; what is sent costs money until it is ended."""
+
+    bucket: str
+    key: str
+    upload_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndedUpload:
+    """A multipart upload, of this run or left by an earlier one, is complete or aborted."""
+
+    upload_id: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +104,7 @@ class Ended:
     exit_code: int | None = None  # of the error that ended it; left out, the outcome's
 
 
-Event = Logged | Progress | SkippedEntry | SavedArchive | Ended
+Event = Logged | Progress | SkippedEntry | SavedArchive | Noted | OpenedUpload | EndedUpload | Ended
 
 _OUTCOMES = ("success", "partial", "failed", "skipped")
 _TYPES: dict[object, tuple[type, ...]] = {
@@ -82,9 +113,7 @@ _TYPES: dict[object, tuple[type, ...]] = {
     "str": (str,),
     "str | None": (str, type(None)),
 }
-_KINDS: dict[str, type[Event]] = {
-    kind.__name__: kind for kind in (Logged, Progress, SkippedEntry, SavedArchive, Ended)
-}
+_KINDS: dict[str, type[Event]] = {kind.__name__: kind for kind in get_args(Event)}
 
 
 def encode(event: Event) -> bytes:

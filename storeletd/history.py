@@ -1,28 +1,26 @@
 """History: all runs in SQLite, and up to when each job's due times have been decided.
 
 A run's row is written before its work and closed by one statement after it, once. What the
-library or a worker reports while it works is not in here; the row gets it at its end.
+library or a worker reports while it works is not in here; the row gets it at its end. But for
+uploads: they are written when they are opened, since whoever opened one may not come to its end.
 
-The database is in WAL mode with full syncs: a run that history knows of survives a power cut.
-All times are stored as microseconds since the epoch, UTC, and come back in UTC.
+What fails raises HistoryError and changes nothing; how it is kept is `database`'s matter. All
+times are stored as microseconds since the epoch, UTC, and come back in UTC.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
-from storelet import StoreletError
-from storeletd.events import SavedArchive, SkippedEntry
+from storeletd.database import Database, HistoryError, HistoryUnusableError
+from storeletd.events import OpenedUpload, SavedArchive, SkippedEntry
 from storeletd.schedule import Due
-from storeletd.schema import MIGRATIONS
 
 __all__ = ["EXIT_CODES", "History", "HistoryError", "HistoryUnusableError", "Run"]
 
@@ -39,25 +37,15 @@ EXIT_CODES = {
 }
 
 KEPT_SKIPPED = 1_000  # skipped entries kept of a run; `Run.skipped` counts all
-_BUSY_SECONDS = 10.0  # of waiting for somebody who looks into the database with another program
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 # All but `output`: a list of runs would read megabytes of it.
 _COLUMNS = (
     "id, job, kind, cause, state, outcome, exit_code, due_first, due_last, due_count, queued_at,"
-    " begun_at, finished_at, message, hint, files, bytes_read, skipped, archives, collided_with"
+    " begun_at, finished_at, message, hint, files, bytes_read, reused, skipped, notes, archives,"
+    " collided_with"
 )
-
-
-class HistoryError(StoreletError):
-    """The history cannot be read or written."""
-
-
-class HistoryUnusableError(HistoryError):
-    """What stands in the history's place cannot be used as one."""
-
-    exit_code = 78
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,46 +65,37 @@ class Run:
     finished_at: datetime | None
     message: str | None  # why it is not a success
     hint: str | None
-    files: int  # members added
+    files: int  # files and symbolic links that were read, whole
     bytes_read: int
+    reused: int  # files and symbolic links that were not read: destinations have them
     skipped: int  # entries that are not whole in the archive
+    notes: tuple[str, ...]  # worth knowing, and of no effect on the outcome
     archives: tuple[SavedArchive, ...]
     collided_with: int | None  # the run that kept this one from running
 
+    @property
+    def files_seen(self) -> int:
+        """What was found in the sources, whatever became of it."""
+        return self.files + self.reused + self.skipped
+
 
 class History:
-    """The database; used from one thread. What fails raises HistoryError and changes nothing.
+    """The runs remembered; used from one thread.
 
     Text that is no valid Unicode, as a path's surrogates, is kept with backslash escapes.
     """
 
-    def __init__(self, path: Path, database: sqlite3.Connection) -> None:
-        self.path = path
+    def __init__(self, database: Database) -> None:
+        self.path = database.path
         self._database = database
 
     @classmethod
     def open(cls, path: Path) -> History:
         """Open the history, made if it does not exist. Raises HistoryUnusableError."""
-        try:
-            # SQLite gives its -wal and -shm files the mode of the database.
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            os.fchmod(descriptor, 0o600)
-            os.close(descriptor)
-            with ExitStack() as stack:
-                database = sqlite3.connect(path, isolation_level=None, timeout=_BUSY_SECONDS)
-                stack.callback(database.close)
-                history = cls(path, database)
-                history._set_up()
-                stack.pop_all()
-        except (OSError, sqlite3.Error) as error:
-            why = error.strerror if isinstance(error, OSError) else error
-            raise HistoryUnusableError(
-                f"cannot open history {path}: {why}", hint="move it away, or give another --state"
-            ) from error
-        return history
+        return cls(Database.open(path))
 
     def close(self) -> None:
-        """Close the database."""
+        """Let go of the database."""
         self._database.close()
 
     def begin(
@@ -159,10 +138,11 @@ class History:
 
     def add_skipped(self, run_id: int, entries: Sequence[SkippedEntry]) -> None:
         """Keep skipped entries of a run, the first KEPT_SKIPPED of all."""
-        with self._transaction():
-            (kept,) = self._rows("SELECT count(*) FROM skipped_entry WHERE run = ?", run_id)
-            room = max(KEPT_SKIPPED - kept[0], 0)
-            self._database.executemany(
+        with self._database.transaction() as database:
+            counting = "SELECT count(*) FROM skipped_entry WHERE run = ?"
+            ((kept,),) = self._database.rows(counting, run_id)
+            room = max(KEPT_SKIPPED - kept, 0)
+            database.executemany(
                 "INSERT INTO skipped_entry (run, path, reason) VALUES (?, ?, ?)",
                 [(run_id, _text(each.path), _text(each.reason)) for each in entries[:room]],
             )
@@ -178,7 +158,9 @@ class History:
         hint: str | None = None,
         files: int = 0,
         bytes_read: int = 0,
+        reused: int = 0,
         skipped: int = 0,
+        notes: Sequence[str] = (),
         archives: Sequence[SavedArchive] = (),
         output: Sequence[str] = (),
     ) -> Run:
@@ -186,8 +168,8 @@ class History:
         return self._update(
             run_id,
             "UPDATE run SET state = 'finished', outcome = ?, exit_code = ?, finished_at = ?,"
-            " message = ?, hint = ?, files = ?, bytes_read = ?, skipped = ?, archives = ?,"
-            " output = ? WHERE id = ? AND state <> 'finished'",
+            " message = ?, hint = ?, files = ?, bytes_read = ?, reused = ?, skipped = ?,"
+            " notes = ?, archives = ?, output = ? WHERE id = ? AND state <> 'finished'",
             (
                 outcome,
                 EXIT_CODES[outcome] if exit_code is None else exit_code,
@@ -196,18 +178,20 @@ class History:
                 hint and _text(hint),
                 files,
                 bytes_read,
+                reused,
                 skipped,
-                json.dumps([[_text(each.url), each.bytes] for each in archives]),
-                json.dumps([_text(line) for line in output], ensure_ascii=False),
+                _to_json(map(_text, notes)),
+                _to_json(map(_from_archive, archives)),
+                _to_json(map(_text, output)),
                 run_id,
             ),
         )
 
     def close_unfinished(self, *, now: datetime) -> tuple[Run, ...]:
         """Close the rows of runs that a daemon left open when it died: they are lost."""
-        with self._transaction():
-            opened = self._rows("SELECT id FROM run WHERE state <> 'finished' ORDER BY id")
-            self._database.execute(
+        with self._database.transaction() as database:
+            opened = self._database.rows("SELECT id FROM run WHERE state <> 'finished' ORDER BY id")
+            database.execute(
                 "UPDATE run SET state = 'finished', outcome = 'lost', exit_code = ?,"
                 " finished_at = ?, message = iif(state = 'queued',"
                 " 'storeletd died before it began', 'storeletd died under it'),"
@@ -245,12 +229,39 @@ class History:
     def skipped_entries(self, run_id: int) -> tuple[SkippedEntry, ...]:
         """Return what is kept of a run's skipped entries."""
         statement = "SELECT path, reason FROM skipped_entry WHERE run = ? ORDER BY rowid"
-        return tuple(SkippedEntry(**row) for row in map(dict, self._rows(statement, run_id)))
+        rows = self._database.rows(statement, run_id)
+        return tuple(SkippedEntry(**row) for row in map(dict, rows))
 
     def output(self, run_id: int) -> tuple[str, ...]:
         """Return the last lines of a run."""
-        rows = self._rows("SELECT output FROM run WHERE id = ? AND state = 'finished'", run_id)
+        statement = "SELECT output FROM run WHERE id = ? AND state = 'finished'"
+        rows = self._database.rows(statement, run_id)
         return tuple(line for row in rows for line in json.loads(row["output"] or "[]"))
+
+    def open_upload(self, run_id: int, upload: OpenedUpload) -> None:
+        """Remember an upload that a run has begun, until it is ended."""
+        self._database.change(
+            "INSERT INTO upload (run, bucket, key, upload_id) VALUES (?, ?, ?, ?)",
+            run_id,
+            *map(_text, (upload.bucket, upload.key, upload.upload_id)),
+        )
+
+    def end_upload(self, job: str, upload_id: str) -> None:
+        """Forget an upload of a job's runs; nothing happens where it is not remembered."""
+        self._database.change(
+            "DELETE FROM upload WHERE upload_id = ? AND run IN (SELECT id FROM run WHERE job = ?)",
+            _text(upload_id),
+            job,
+        )
+
+    def left_uploads(self, job: str) -> tuple[OpenedUpload, ...]:
+        """Return the uploads that runs of the job did not end and, being over, never will."""
+        statement = (
+            "SELECT bucket, key, upload_id FROM upload JOIN run ON run.id = upload.run"
+            " WHERE run.job = ? AND run.state = 'finished' ORDER BY upload.rowid"
+        )
+        rows = self._database.rows(statement, job)
+        return tuple(OpenedUpload(**row) for row in map(dict, rows))
 
     def decided_until(self, job: str, schedule: str, *, now: datetime) -> datetime:
         """Return until when the job's due times are decided.
@@ -258,11 +269,11 @@ class History:
         A job that is new, or has another schedule than before, is decided until now: no due
         time of a schedule lies before somebody wrote it.
         """
-        with self._transaction("DEFERRED"):
+        with self._database.transaction("DEFERRED") as database:
             statement = "SELECT decided_until FROM job WHERE name = ? AND schedule = ?"
-            for row in self._rows(statement, job, schedule):
+            for row in self._database.rows(statement, job, schedule):
                 return _to_time(row["decided_until"])
-            self._database.execute(
+            database.execute(
                 "INSERT INTO job (name, schedule, decided_until) VALUES (?, ?, ?)"
                 " ON CONFLICT (name) DO UPDATE SET"
                 " schedule = excluded.schedule, decided_until = excluded.decided_until",
@@ -272,15 +283,12 @@ class History:
 
     def set_decided_until(self, job: str, until: datetime) -> None:
         """Set back until when the due times are decided, after the clock was wrong."""
-        with self._transaction():
-            self._database.execute(
-                "UPDATE job SET decided_until = ? WHERE name = ?", (_to_number(until), job)
-            )
+        statement = "UPDATE job SET decided_until = ? WHERE name = ?"
+        self._database.change(statement, _to_number(until), job)
 
     def forget(self, job: str) -> None:
         """Forget until when a job's due times are decided: it is there no more."""
-        with self._transaction():
-            self._database.execute("DELETE FROM job WHERE name = ?", (job,))
+        self._database.change("DELETE FROM job WHERE name = ?", job)
 
     def _insert(
         self,
@@ -299,13 +307,13 @@ class History:
             values["due_last"] = _to_number(due.last)
             values["due_count"] = due.count
         names, marks = ", ".join(values), ", ".join("?" * len(values))
-        with self._transaction():
-            inserted = self._database.execute(
+        with self._database.transaction() as database:
+            inserted = database.execute(
                 f"INSERT INTO run ({names}) VALUES ({marks})",  # noqa: S608 - ours alone
                 tuple(values.values()),
             )
             if due is not None:
-                self._database.execute(
+                database.execute(
                     "UPDATE job SET decided_until = max(decided_until, ?) WHERE name = ?",
                     (values["due_last"], job),
                 )
@@ -313,8 +321,8 @@ class History:
 
     def _update(self, run_id: int, statement: str, values: tuple[object, ...]) -> Run:
         """Change one open run. Raises HistoryError where it is not as the statement wants it."""
-        with self._transaction():
-            if self._database.execute(statement, values).rowcount != 1:
+        with self._database.transaction() as database:
+            if database.execute(statement, values).rowcount != 1:
                 state = self._get(run_id).state
                 raise HistoryError(f"run {run_id} is {state} in history {self.path}")
             return self._get(run_id)
@@ -331,47 +339,7 @@ class History:
 
     def _runs(self, which: str, *values: object) -> tuple[Run, ...]:
         statement = f"SELECT {_COLUMNS} FROM run {which}"  # noqa: S608 - ours alone
-        return tuple(map(_to_run, self._rows(statement, *values)))
-
-    def _rows(self, statement: str, *values: object) -> list[sqlite3.Row]:
-        with self._own_errors():
-            return self._database.execute(statement, values).fetchall()
-
-    @contextmanager
-    def _transaction(self, kind: str = "IMMEDIATE") -> Iterator[None]:
-        with self._own_errors():
-            self._database.execute(f"BEGIN {kind}")
-            try:
-                yield
-                self._database.execute("COMMIT")
-            finally:
-                self._database.rollback()  # nothing, where it is committed
-
-    @contextmanager
-    def _own_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.Error as error:
-            raise HistoryError(
-                f"cannot use history {self.path}: {error}", hint="is the disk full?"
-            ) from error
-
-    def _set_up(self) -> None:
-        """Bring the database up to date. Raises sqlite3.Error, and HistoryUnusableError."""
-        self._database.row_factory = sqlite3.Row
-        version = self._database.execute("PRAGMA user_version").fetchone()[0]
-        if version > len(MIGRATIONS):
-            raise HistoryUnusableError(
-                f"history {self.path} is of a newer Storelet (version {version})",
-                hint="update storeletd, or give another --state",
-            )
-        self._database.execute("PRAGMA journal_mode = WAL")
-        self._database.execute("PRAGMA synchronous = FULL")
-        self._database.execute("PRAGMA foreign_keys = ON")
-        for number, statements in enumerate(MIGRATIONS[version:], version + 1):
-            version_of = f"PRAGMA user_version = {number}"
-            for statement in ("BEGIN IMMEDIATE", *statements, version_of, "COMMIT"):
-                self._database.execute(statement)
+        return tuple(map(_to_run, self._database.rows(statement, *values)))
 
 
 def _to_run(row: sqlite3.Row) -> Run:
@@ -380,9 +348,30 @@ def _to_run(row: sqlite3.Row) -> Run:
     values["due"] = Due(first=_to_time(first), last=_to_time(last), count=count) if count else None
     for name in ("queued_at", "begun_at", "finished_at"):
         values[name] = None if values[name] is None else _to_time(values[name])
-    archives = json.loads(values["archives"])
-    values["archives"] = tuple(SavedArchive(url=url, bytes=size) for url, size in archives)
+    values["notes"] = tuple(json.loads(values["notes"]))
+    values["archives"] = tuple(map(_to_archive, json.loads(values["archives"])))
     return Run(**values)
+
+
+def _to_archive(values: Sequence[Any]) -> SavedArchive:
+    url, size, reused, sent, requests = values
+    return SavedArchive(
+        url=url, bytes=size, bytes_reused=reused, bytes_sent=sent, requests=requests
+    )
+
+
+def _from_archive(archive: SavedArchive) -> Sequence[Any]:
+    return (
+        _text(archive.url),
+        archive.bytes,
+        archive.bytes_reused,
+        archive.bytes_sent,
+        archive.requests,
+    )
+
+
+def _to_json(values: Iterable[object]) -> str:
+    return json.dumps(list(values), ensure_ascii=False)
 
 
 def _to_number(time: datetime) -> int:

@@ -98,6 +98,21 @@ class WorkerProcess:
             for pipe in self._outputs:
                 group.create_task(_take_lines(pipe, take))
 
+    async def see_through(
+        self, take_event: Callable[[bytes], None], take_output: Callable[[str], None]
+    ) -> int:
+        """Hand on events and output until all is gone; return the worker's exit status.
+
+        Where that is broken off, the processes are ended first.
+        """
+        try:
+            await asyncio.gather(self.read_events(take_event), self.read_output(take_output))
+            return await self.wait()
+        except BaseException:  # they must not go on without us
+            self.terminate()
+            await self.wait()
+            raise
+
     def terminate(self) -> None:
         """Have the run's processes ended; may be called at any time and more than once."""
         if not self._lifeline.transport.is_closing():

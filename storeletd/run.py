@@ -17,22 +17,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import secrets
-import sys
-import tempfile
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Literal
 
 from storeletd import journal
 from storeletd.events import (
     Ended,
+    EndedUpload,
     Logged,
+    Noted,
+    OpenedUpload,
     Progress,
     SavedArchive,
     SkippedEntry,
@@ -41,13 +39,14 @@ from storeletd.events import (
 )
 from storeletd.history import EXIT_CODES, History, HistoryError, Run
 from storeletd.jobs import Job, make_printable
+from storeletd.launch import start_worker
+from storeletd.order import Order
 from storeletd.process import WorkerProcess
 
 __all__ = ["ActiveRun", "Message"]
 
 _log = logging.getLogger("storeletd.run")
 
-GRACE_SECONDS = 10.0  # from TERM to KILL; an upload is aborted in less
 OUTPUT_LINES = 200  # of a run, kept in history
 _FOLLOWER_LAG = 10_000  # messages a follower may be behind before lines are dropped
 
@@ -57,11 +56,6 @@ _LOG_LEVELS = {
     "skipped": logging.WARNING,
     "cancelled": logging.WARNING,
 }
-
-# What a worker gets of the daemon's environment; a proxy's name may be in either case.
-_PASSED_ON = {"CREDENTIALS_DIRECTORY", "HOME", "LANG", "PATH", "TZ"}
-_PASSED_ON_PREFIXES = ("AWS_", "LC_")
-_PROXIES = {"all_proxy", "http_proxy", "https_proxy", "no_proxy"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +120,7 @@ class ActiveRun:
         said = ended.outcome
         said += f": {ended.message}" if ended.message else ""
         said += f" ({ended.hint})" if ended.hint else ""
+        said += _describe_figures(self.run)
         level = _LOG_LEVELS.get(ended.outcome, logging.ERROR)
         self._log(level, f"Run {self.run.id} of {self.job.name}: {said}", event="run-finished")
         self._publish(Message("finished", self.run))
@@ -143,7 +138,9 @@ class ActiveRun:
                 hint=run.hint,
                 files=run.files,
                 bytes_read=run.bytes_read,
+                reused=run.reused,
                 skipped=run.skipped,
+                notes=run.notes,
                 archives=run.archives,
                 output=[line.message for line in self.lines],
             )
@@ -178,26 +175,13 @@ class ActiveRun:
 
     async def _run_worker(self) -> int:
         """Start the worker and see it through; return its exit status."""
-        self._process = await WorkerProcess.start(
-            _worker_command(),
-            stdin=self.job.to_json().encode(),
-            environment=_make_environment(self.job, self._history.path.parent),
-            grace_seconds=GRACE_SECONDS,
-            temporary_directory=Path(tempfile.gettempdir(), f"storelet-{secrets.token_hex(8)}"),
-        )
+        left = self._history.left_uploads(self.job.name)
+        order = Order(job=self.job, kind="backup", uploads=left)
+        self._process = await start_worker(order, self._history.path.parent)
         if self._ending:  # cancelled while it was being started
             self._process.terminate()
-        try:
-            with self._watch_time():
-                await asyncio.gather(
-                    self._process.read_events(self._take_event),
-                    self._process.read_output(self._take_output),
-                )
-                return await self._process.wait()
-        except BaseException:  # our own fault; its processes must not go on without us
-            self._process.terminate()
-            await self._process.wait()
-            raise
+        with self._watch_time():
+            return await self._process.see_through(self._take_event, self._take_output)
 
     @contextmanager
     def _watch_time(self) -> Iterator[None]:
@@ -231,8 +215,22 @@ class ActiveRun:
                 self._skipped.append(event)
             case SavedArchive():
                 self.run = replace(self.run, archives=(*self.run.archives, event))
+            case Noted(message=message) if message not in self.run.notes:
+                self.run = replace(self.run, notes=(*self.run.notes, message))
+            case OpenedUpload() | EndedUpload():
+                self._take_upload(event)
             case Ended():
                 self._last_word = self._last_word or event
+
+    def _take_upload(self, event: OpenedUpload | EndedUpload) -> None:
+        """Write it at once: it is needed when this run, or the daemon, ends in no order."""
+        try:
+            if isinstance(event, OpenedUpload):
+                self._history.open_upload(self.run.id, event)
+            else:
+                self._history.end_upload(self.job.name, event.upload_id)
+        except HistoryError as error:  # the bucket's lifecycle rule is what remains
+            _log.error("An upload of run %d is not in history: %s", self.run.id, error)
 
     def _take_output(self, line: str) -> None:
         self._take_line(Logged(level=logging.INFO, message=line))
@@ -250,6 +248,7 @@ class ActiveRun:
             self.run,
             files=progress.files,
             bytes_read=progress.bytes_read,
+            reused=progress.reused,
             skipped=progress.skipped,
         )
         self._publish(Message("progress", progress))
@@ -273,20 +272,13 @@ class ActiveRun:
         _log.log(level, message, extra=extra)
 
 
-def _worker_command() -> list[str]:
-    # -P: what lies in the current directory must not be imported instead of Storelet.
-    return [sys.executable, "-P", "-m", "storeletd.worker"]
-
-
-def _make_environment(job: Job, state: Path) -> dict[str, str]:
-    """Return what a worker gets of our environment, by name, and where our state is."""
-    wanted = _PASSED_ON | job.environment_names
-    environment = {
-        name: value
-        for name, value in os.environ.items()
-        if name in wanted or name.startswith(_PASSED_ON_PREFIXES) or name.lower() in _PROXIES
-    }
-    return environment | {"STATE_DIRECTORY": str(state)}
+def _describe_figures(run: Run) -> str:
+    """Return what an archive took, for the journal; nothing of a run that saved none."""
+    if not run.archives:
+        return ""
+    size = sum(archive.bytes for archive in run.archives)
+    sent = sum(archive.bytes_sent for archive in run.archives)
+    return f"; read {run.files:,} of {run.files_seen:,} files, sent {sent:,} of {size:,} bytes"
 
 
 def _now() -> datetime:

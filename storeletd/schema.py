@@ -52,4 +52,27 @@ MIGRATIONS = (
         ) STRICT
         """,
     ),
+    (
+        "ALTER TABLE run ADD COLUMN reused INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE run ADD COLUMN notes TEXT NOT NULL DEFAULT '[]'",  # JSON
+        # archives: [[url, bytes, bytes reused, bytes sent, requests], …]. Until now all was
+        # sent, and nobody counted requests.
+        """
+        UPDATE run SET archives = (
+            SELECT json_group_array(json_array(
+                json_extract(value, '$[0]'), json_extract(value, '$[1]'),
+                0, json_extract(value, '$[1]'), 0
+            )) FROM json_each(run.archives)
+        ) WHERE archives <> '[]'
+        """,
+        """
+        CREATE TABLE upload (                 -- begun, and neither completed nor aborted
+            run       INTEGER NOT NULL REFERENCES run (id),
+            bucket    TEXT NOT NULL,
+            key       TEXT NOT NULL,
+            upload_id TEXT NOT NULL
+        ) STRICT
+        """,
+        "CREATE INDEX upload_of_run ON upload (run)",
+    ),
 )

@@ -1,4 +1,4 @@
-"""A YAML job's steps: its `include` and `save` as calls of the library, word for word."""
+"""A YAML job's steps: its settings as calls of the library, word for word."""
 
 from __future__ import annotations
 
@@ -12,20 +12,16 @@ from pydantic import SecretStr
 
 import storelet
 from storeletd import secrets
+from storeletd.items import IncludeDirectory, IncludeFile, IncludeNewDir, SaveDirectory, SaveS3
 from storeletd.jobs import Job
-from storeletd.settings import (
-    IncludeDirectory,
-    IncludeFile,
-    IncludeNewDir,
-    SaveDirectory,
-    SaveS3,
-)
+from storeletd.settings import Settings
 
-__all__ = ["CommandFailedError", "run_settings"]
+__all__ = ["CommandFailedError", "abort_uploads", "run_settings"]
 
 _log = logging.getLogger("storeletd.steps")
 
 _BASH = "/bin/bash"
+_HOW = ("compression", "reuse", "reread", "change_detection")
 
 
 class CommandFailedError(storelet.StoreletError):
@@ -41,7 +37,7 @@ def run_settings(job: Job) -> None:
     if destinations:
         try:
             with storelet.ZipBackup(
-                job.name, destination=destinations, compression=job.settings.compression
+                job.name, destination=destinations, **_keywords(job.settings)
             ) as backup:
                 for include in job.settings.include:
                     _include(job, backup, include)
@@ -49,6 +45,30 @@ def run_settings(job: Job) -> None:
             failures.append(error)
     if failures:
         raise storelet.join_errors(failures)
+
+
+def abort_uploads(job: Job) -> None:
+    """Abort, at the buckets the job saves to, the uploads that `storelet.abandoned` names.
+
+    Raises StoreletError. A bucket where that fails does not keep it from the others.
+    """
+    destinations, failures = _make_destinations(job)
+    for destination in destinations:
+        if isinstance(destination, storelet.S3):
+            try:
+                destination.abort_abandoned()
+            except storelet.StoreletError as error:
+                failures.append(error)
+    if failures:
+        raise storelet.join_errors(failures)
+
+
+def _keywords(settings: Settings) -> dict[str, Any]:
+    """Return what the job file says of the keywords of `ZipBackup`; else the library's hold."""
+    keywords = {name: getattr(settings, name) for name in _HOW if name in settings.model_fields_set}
+    if "change_detection" in keywords:
+        keywords["change_detection"] = settings.change_detection.model_dump()
+    return keywords
 
 
 def _make_destinations(

@@ -44,6 +44,7 @@ __all__ = [
     "LogFiles",
     "MemberName",
     "Pattern",
+    "Reread",
     "ScheduleTexts",
     "Secret",
     "Text",
@@ -156,6 +157,12 @@ def _read_duration(value: object) -> timedelta:
     return duration
 
 
+def _check_a_day(value: timedelta) -> timedelta:
+    if value < timedelta(days=1):
+        raise ValueError("expected a duration of at least 1d")
+    return value
+
+
 def _write_duration(value: timedelta) -> str:
     parts, seconds = [], int(value.total_seconds())
     for unit, length in {"d": 86_400, "h": 3_600, "m": 60, "s": 1}.items():
@@ -214,6 +221,17 @@ def _text_schema(**more: object) -> WithJsonSchema:
     return WithJsonSchema({"type": "string", "minLength": 1, **more})
 
 
+def _duration_schema(*, minimum: int) -> WithJsonSchema:
+    return WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "minLength": 2, "pattern": _DURATION_PATTERN},
+                {"type": "integer", "minimum": minimum, "description": "Seconds."},
+            ]
+        }
+    )
+
+
 AnyText = Annotated[StrictStr, AfterValidator(_check_text)]
 Text = Annotated[AnyText, AfterValidator(_check_not_empty), _text_schema()]
 AbsolutePath = Annotated[Text, AfterValidator(_check_absolute), _text_schema(pattern="^/")]
@@ -243,15 +261,9 @@ Duration = Annotated[
     timedelta,
     PlainValidator(_read_duration),
     PlainSerializer(_write_duration),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "string", "minLength": 2, "pattern": _DURATION_PATTERN},
-                {"type": "integer", "minimum": 1, "description": "Seconds."},
-            ]
-        }
-    ),
+    _duration_schema(minimum=1),
 ]
+Reread = Annotated[Duration, AfterValidator(_check_a_day), _duration_schema(minimum=86_400)]
 _REFERENCE_SCHEMA = {
     "type": "object",
     "properties": {

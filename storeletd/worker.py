@@ -1,8 +1,9 @@
 """The worker: the child process that does one run.
 
-1. it reads the job from standard input and where to report from its environment;
+1. it reads its order from standard input and where to report from its environment;
 2. a YAML job becomes calls of the library, one for one; a Python module is executed as
-   `__main__`, in the text that was checked;
+   `__main__`, in the text that was checked. Uploads that earlier runs have left are aborted by
+   the library when it comes to their buckets, or, where that is the order, at once;
 3. what the library reports, and what is logged, goes to the runner as events;
 4. its last event is the outcome.
 
@@ -21,13 +22,15 @@ import time
 import traceback
 import types
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from typing import Literal, NoReturn
 
 import storelet
 from storeletd import events, secrets
 from storeletd.jobs import Job
-from storeletd.steps import run_settings
+from storeletd.order import Order
+from storeletd.steps import abort_uploads, run_settings
 
 _log = logging.getLogger("storeletd.worker")
 
@@ -39,31 +42,35 @@ def main() -> int:
     """Do the run that standard input describes; its outcome is the last event."""
     channel = _Channel(int(os.environ.pop(events.EVENTS_FD)))
     signal.signal(signal.SIGTERM, _exit_in_order)
-    job = Job.from_json(sys.stdin.read())
+    order = Order.from_json(sys.stdin.read())
     _detach_standard_input()
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr] # it is a text file
     reporter = _Reporter(channel)
     with (
-        _logging_to(channel, job.settings.log_files),
+        _logging_to(channel, order.job.settings.log_files),
         storelet.observe(reporter.observe),
         storelet.never_include(os.environ.pop("STATE_DIRECTORY")),
         storelet.never_include(os.environ["TMPDIR"]),
+        storelet.abandoned([storelet.AbandonedUpload(**asdict(each)) for each in order.uploads]),
     ):
-        ended = _run(job, channel, reporter.figures)
+        ended = _run(order, channel, reporter.figures)
     reporter.send_progress()
     channel.send(ended)
     return 0
 
 
-def _run(job: Job, channel: _Channel, figures: storelet.Figures) -> events.Ended:
-    """Do the job's work and say how it ended."""
+def _run(order: Order, channel: _Channel, figures: storelet.Figures) -> events.Ended:
+    """Do what is ordered and say how it ended."""
     status = 0
     try:
-        _set_environment(job)
-        if job.language == "yaml":
-            run_settings(job)
+        _set_environment(order.job)
+        if order.kind == "abort":
+            abort_uploads(order.job)
+            return events.Ended(outcome="success")
+        if order.job.language == "yaml":
+            run_settings(order.job)
         else:
-            _run_module(job)
+            _run_module(order.job)
     except storelet.StoreletError as error:
         channel.check_process()
         return events.Ended(
@@ -164,6 +171,7 @@ class _Reporter:
     def __init__(self, channel: _Channel) -> None:
         self.figures = storelet.Figures()
         self._channel = channel
+        self._truncated = 0  # files that were read, and are not whole
         self._current: str | None = None
         self._next_progress = 0.0
 
@@ -177,18 +185,43 @@ class _Reporter:
             case storelet.Skipped(path=path, reason=reason):
                 self._channel.send(events.SkippedEntry(path=path, reason=reason))
             case storelet.Truncated(path=path, reason=reason):
+                self._truncated += 1
                 self._channel.send(events.SkippedEntry(path=path, reason=reason))
-            case storelet.Saved(url=url, bytes=size):
-                self._channel.send(events.SavedArchive(url=url, bytes=size))
+            case storelet.Reused():
+                self.send_progress()
+            case storelet.NotReused(destination=destination, reason=reason):
+                note = f"not reused from {destination}: {reason}"
+                self._channel.send(events.Noted(message=note))
+            case storelet.UploadOpened(bucket=bucket, key=key, upload_id=upload_id):
+                opened = events.OpenedUpload(bucket=bucket, key=key, upload_id=upload_id)
+                self._channel.send(opened)
+            case storelet.UploadEnded(upload_id=upload_id):
+                # Without a runner nobody is there to forget it; other uploads must be ended, too.
+                with suppress(BrokenPipeError):
+                    self._channel.send(events.EndedUpload(upload_id=upload_id))
+            case storelet.Saved():
+                self._send_saved(event)
 
     def send_progress(self) -> None:
         self._next_progress = time.monotonic() + _PROGRESS_SECONDS
         self._channel.send(
             events.Progress(
-                files=self.figures.files,
+                files=self.figures.files - self._truncated,
                 bytes_read=self.figures.bytes_read,
+                reused=self.figures.reused,
                 skipped=self.figures.skipped,
                 current=self._current,
+            )
+        )
+
+    def _send_saved(self, saved: storelet.Saved) -> None:
+        self._channel.send(
+            events.SavedArchive(
+                url=saved.url,
+                bytes=saved.bytes,
+                bytes_reused=saved.bytes_reused,
+                bytes_sent=saved.bytes_sent,
+                requests=saved.requests,
             )
         )
 

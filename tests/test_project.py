@@ -66,29 +66,34 @@ events
 trust
 journal
 values                  schedule secrets
-settings                values
+items                   values
+settings                items values
 jobs                    secrets settings
-declaration             jobs settings values
+declaration             items jobs settings values
 yamlfile                declaration jobs
 modulefile              declaration jobs settings
 jobfile                 declaration jobs settings yamlfile modulefile
 jobdir                  trust jobs jobfile
 planner                 schedule
 schema
-history                 schedule events schema
+database                schema
+history                 schedule events database
 process                 events
-run                     events journal jobs history process
+order                   events jobs
+launch                  jobs process order
+run                     events journal jobs history process order launch
 runner                  schedule events jobs history run
+sweep                   events journal jobs history order launch
 alarm                   schedule jobs
-daemon                  schedule journal jobs jobdir planner history runner alarm
+daemon                  schedule journal jobs jobdir planner history runner alarm sweep
 answers                 events jobs history run daemon
 server                  run runner daemon answers
 notice                  daemon
 __main__                journal jobdir history daemon server notice
 
 keeper
-steps                   secrets settings jobs
-worker                  secrets events jobs steps
+steps                   secrets items settings jobs
+worker                  secrets events jobs order steps
 """
 # What storeletctl takes from the daemon, for the verbs that need none running.
 FOR_CTL = {"storeletd.schedule", "storeletd.jobs", "storeletd.jobfile", "storeletd.jobdir"}

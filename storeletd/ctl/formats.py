@@ -91,13 +91,15 @@ def describe_elapsed(seconds: float) -> str:
 
 
 def describe_bytes(count: float) -> str:
-    """Return a size as `1.2 GiB`; under 1 KiB as `512 B`."""
+    """Return a size as `1.2 GiB` or `570 MiB`; under 1 KiB as `512 B`."""
     if count < 1024:
         return f"{int(count)} B"
     for unit in ("KiB", "MiB", "GiB", "TiB"):
         count /= 1024
-        if count < 1023.95:  # 1023.95 and more would be shown as 1024.0
+        if count < 99.95:  # more would be shown as 100.0
             return f"{count:.1f} {unit}"
+        if count < 1023.5:  # more would be shown as 1024
+            return f"{count:.0f} {unit}"
     return f"{count / 1024:.1f} PiB"
 
 

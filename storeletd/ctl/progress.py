@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Literal, Protocol, Self
 
 from storeletd.ctl import console
 from storeletd.ctl.console import CommandError
@@ -18,7 +18,7 @@ from storeletd.ctl.formats import (
     escape,
     shorten_path,
 )
-from storeletd.ctl.replies import Progress, Run
+from storeletd.ctl.replies import BytesSoFar, Files, Progress, Run
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -29,6 +29,7 @@ __all__ = ["follow_run", "open_display"]
 
 _SPEED_SECONDS = 5.0  # the speed shown is that of the last seconds
 _INTERRUPTED = 130
+_WHERE_ANY: tuple[Literal["reused", "skipped"], ...] = ("reused", "skipped")
 
 
 class Display(Protocol):
@@ -112,7 +113,9 @@ class _LiveDisplay:
 
         self._run = run
         self._lines = lines
-        self._progress = Progress(files=0, bytes_read=0, skipped=0, current=None)
+        self._progress = Progress(
+            files=Files(seen=0, reused=0, read=0, skipped=0), bytes=BytesSoFar(read=0), current=None
+        )
         self._samples = deque([(time.monotonic(), 0)])  # of (seconds, bytes read)
         self._console = console.open_terminal()
         self._live = Live(
@@ -125,7 +128,7 @@ class _LiveDisplay:
     def show_progress(self, progress: Progress) -> None:
         self._progress = progress
         now = time.monotonic()
-        self._samples.append((now, progress["bytes_read"]))
+        self._samples.append((now, progress["bytes"]["read"]))
         while len(self._samples) > 2 and self._samples[1][0] < now - _SPEED_SECONDS:
             self._samples.popleft()
 
@@ -155,15 +158,14 @@ class _LiveDisplay:
         return Text(line, no_wrap=True, overflow="ellipsis")
 
     def _describe_progress(self, name: str) -> str:
-        progress = self._progress
+        progress, files = self._progress, self._progress["files"]
         cells = [
             name,
-            describe_count(progress["files"], "file"),
-            describe_bytes(progress["bytes_read"]),
+            describe_count(files["read"], "file"),
+            describe_bytes(progress["bytes"]["read"]),
             f"{describe_bytes(self._bytes_per_second())}/s",
         ]
-        if progress["skipped"]:
-            cells.append(f"{progress['skipped']:,} skipped")
+        cells += [f"{files[what]:,} {what}" for what in _WHERE_ANY if files[what]]
         line = "  ".join(cells)
         room = self._console.width - len(line) - 2
         return f"{line}  {shorten_path(escape(progress['current'] or ''), room)}"

@@ -9,7 +9,10 @@ from typing import Any, TypedDict
 
 __all__ = [
     "Archive",
+    "Bytes",
+    "BytesSoFar",
     "Due",
+    "Files",
     "Health",
     "Job",
     "JobDetails",
@@ -37,6 +40,27 @@ class Archive(TypedDict):
 
     url: str
     bytes: int
+    bytes_reused: int
+    bytes_sent: int
+    requests: int
+
+
+class Files(TypedDict):
+    """What became of the files that were found in the sources."""
+
+    seen: int  # reused, read and skipped together
+    reused: int
+    read: int
+    skipped: int  # not, or not whole, in the archive
+
+
+class Bytes(TypedDict):
+    """What a run did, over all its archives."""
+
+    archive: int
+    reused: int  # of the archive
+    read: int  # from sources
+    sent: int
 
 
 class Run(TypedDict):
@@ -55,9 +79,10 @@ class Run(TypedDict):
     finished_at: str | None
     message: str | None
     hint: str | None
-    files: int
-    bytes_read: int
-    skipped: int
+    files: Files
+    bytes: Bytes
+    requests: int
+    notes: list[str]  # worth knowing, and of no effect on the outcome
     archives: list[Archive]
     collided_with: int | None
 
@@ -145,10 +170,15 @@ class Reload(TypedDict):
     problems: list[Problem]
 
 
+class BytesSoFar(TypedDict):
+    """The bytes a run has read from sources so far."""
+
+    read: int
+
+
 class Progress(TypedDict):
     """How far a run is."""
 
-    files: int
-    bytes_read: int
-    skipped: int
+    files: Files
+    bytes: BytesSoFar
     current: str | None  # path of the entry it is at

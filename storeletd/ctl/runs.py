@@ -51,7 +51,8 @@ _COLUMNS = (
     Column(title="BEGUN"),
     Column(title="TOOK", right=True),
     Column(title="OUTCOME", words=True),
-    Column(title="FILES", right=True),
+    Column(title="READ", right=True),
+    Column(title="SENT", right=True),
     Column(title="SIZE", right=True),
 )
 
@@ -111,7 +112,7 @@ def _follow(client: Client, run: Run, verbose: bool, as_json: bool) -> Run:
     print_line(describe_outcome(run))
     if run["hint"]:
         print_line(f"  Try: {escape(run['hint'])}")
-    if run["skipped"]:
+    if run["files"]["skipped"]:
         entries = client.run(run["id"])["skipped_entries"]
         console.print_all(f"  {line}" for line in describe_skipped(run, entries))
     return run
@@ -192,16 +193,16 @@ def history(
 
 
 def _history_row(run: Run) -> Sequence[str]:
-    ran = run["begun_at"] is not None
-    size = sum(archive["bytes"] for archive in run["archives"])
+    ran, saved = run["begun_at"] is not None, run["archives"]
     return (
         str(run["id"]),
         run["job"],
         describe_begin(run),
         describe_took(run),
         run["outcome"] or run["state"],
-        f"{run['files']:,}" if ran else "",
-        describe_bytes(size) if run["archives"] else "",
+        f"{run['files']['read']:,}" if ran else "",
+        describe_bytes(run["bytes"]["sent"]) if saved else "",
+        describe_bytes(run["bytes"]["archive"]) if saved else "",
     )
 
 

@@ -91,7 +91,7 @@ def describe_outcome(run: Run) -> str:
 def describe_skipped(run: Run, entries: Sequence[SkippedEntry], *, most: int = _FEW) -> list[str]:
     """Return a line for each of the first skipped entries, and one for those left out."""
     lines = [f"skipped {escape(entry['path'])}: {escape(entry['reason'])}" for entry in entries]
-    left = run["skipped"] - min(len(lines), most)
+    left = run["files"]["skipped"] - min(len(lines), most)
     more = [f"and {left:,} more: storeletctl history --run {run['id']}"] if left > 0 else []
     return lines[:most] + more
 
@@ -120,9 +120,13 @@ def _describe_facts(run: Run) -> Iterator[str]:
     if run["hint"]:
         yield f"  Try:      {escape(run['hint'])}"
     if run["begun_at"]:
-        yield f"  read:     {_describe_figures(run)}"
+        yield f"  files:    {_describe_files(run)}"
+    if run["archives"]:
+        yield f"  sent:     {_describe_sent(run)}"
     for archive in run["archives"]:
         yield f"  archive:  {escape(archive['url'])} ({describe_bytes(archive['bytes'])})"
+    for note in run["notes"]:
+        yield f"  note:     {escape(note)}"
 
 
 def _describe_due(run: Run) -> str:
@@ -139,7 +143,7 @@ def _describe_result(run: Run) -> str:
     """Return what a run brought or why it did not, without its hint."""
     parts: list[str] = []
     if run["outcome"] in ("success", "partial") or run["state"] == "running":
-        parts.append(_describe_figures(run))
+        parts.append(_describe_figures(run, brief=True))
     parts += _explain(run)
     if run["due"] and run["due"]["count"] > 1:
         parts.append(describe_count(run["due"]["count"], "due time"))
@@ -148,10 +152,40 @@ def _describe_result(run: Run) -> str:
 
 def _explain(run: Run) -> list[str]:
     """Return why the run is no success, where its figures do not say it."""
-    told = run["outcome"] == "success" or (run["outcome"] == "partial" and run["skipped"])
+    skipped = run["files"]["skipped"]
+    told = run["outcome"] == "success" or (run["outcome"] == "partial" and skipped)
     return [escape(run["message"])] if run["message"] and not told else []
 
 
-def _describe_figures(run: Run) -> str:
-    skipped = f", {run['skipped']:,} skipped" if run["skipped"] else ""
-    return f"{describe_count(run['files'], 'file')}, {describe_bytes(run['bytes_read'])}{skipped}"
+def _describe_figures(run: Run, *, brief: bool = False) -> str:
+    """Return what had to be read and sent, of how much; `brief` for a row of 80 columns."""
+    files, size = run["files"], run["bytes"]
+    if brief:
+        parts = [f"read {files['read']:,} of {files['seen']:,}"]
+    else:
+        parts = [f"read {files['read']:,} of {describe_count(files['seen'], 'file')}"]
+    if run["archives"]:
+        of = "" if brief else f" of {describe_bytes(size['archive'])}"
+        parts.append(f"sent {describe_bytes(size['sent'])}{of}")
+    if files["skipped"]:
+        parts.append(f"{files['skipped']:,} skipped")
+    return ", ".join(parts)
+
+
+def _describe_files(run: Run) -> str:
+    """Return all there is to know of the run's files."""
+    files, read = run["files"], describe_bytes(run["bytes"]["read"])
+    return (
+        f"{files['seen']:,} seen: {files['reused']:,} reused,"
+        f" {files['read']:,} read ({read}), {files['skipped']:,} skipped"
+    )
+
+
+def _describe_sent(run: Run) -> str:
+    """Return all there is to know of the bytes of the run's archives."""
+    size, requests = run["bytes"], run["requests"]
+    by = f" in {describe_count(requests, 'request')}" if requests else ""
+    return (
+        f"{describe_bytes(size['sent'])} of {describe_bytes(size['archive'])}{by},"
+        f" {describe_bytes(size['reused'])} reused"
+    )

@@ -29,6 +29,22 @@ SKIPPING = """\
 SCHEDULE = "manual"
 raise SystemExit(75)
 """
+LARGE = """\
+SCHEDULE = "manual"
+from storelet import observer
+for number in range(66_034):
+    observer.report(
+        observer.Added(path=f"/{number}", member=f"{number}", bytes_read=100, bytes_stored=10)
+    )
+observer.report(observer.Reused(files=1_000))
+observer.report(observer.NotReused(destination="bucket b", reason="its storage class is cold"))
+observer.report(
+    observer.Saved(
+        url="s3://b/website.zip", destination="bucket b", bytes=1010 << 20,
+        bytes_reused=10 << 20, bytes_sent=1000 << 20, requests=130,
+    )
+)
+"""
 
 WriteJob = Callable[..., Path]
 
@@ -168,7 +184,7 @@ def test_status_of_good_jobs_is_0(daemon: Daemon, write_job: WriteJob) -> None:
     assert first.startswith("storeletd 1.")
     assert "1 job, 0 running, 0 queued, 0 problems" in second
     assert job.startswith("website: idle, next ")
-    assert re.search(rf"1  {TIME}  success  .* files, ", run)
+    assert re.search(rf"1  {TIME}  success  .*  read \d+ of \d+, sent ", run)
     status = document(daemon.ctl("status", "--json"))
     assert status["well"] is True
     assert status["health"]["pid"] == daemon.pid
@@ -274,7 +290,9 @@ def test_run_now_prints_the_outcome_in_one_line(daemon: Daemon, write_job: Write
     saved = write_job("website")
     done = daemon.ctl("run-now", "website")
     (archive,) = saved.iterdir()
-    line = rf"website: success in \S+: file://{archive} \(.* KiB\), \d+ files, .*\n"
+    line = (
+        rf"website: success in \S+: file://{archive} \(.* KiB\), read (\d+) of \1 files, sent .*\n"
+    )
     assert re.fullmatch(line.replace("file://", "(?:file://)?"), done.stdout)
     assert done.stderr == ""
 
@@ -450,6 +468,30 @@ def test_on_a_terminal_progress_is_shown_and_names_cannot_steer_it(
     assert b"\x1b[2Jevil" not in shown
 
 
+def test_on_a_terminal_progress_says_what_was_reused(
+    daemon: Daemon, write_job: WriteJob, job_dir: Path, gate: Path
+) -> None:
+    (job_dir / "website.py").write_text(
+        f"""{LARGE}
+open({str(gate)!r}).read()
+"""
+    )
+    daemon.ctl("reload")
+    master, slave = pty.openpty()
+    with start_ctl(daemon, "run-now", "website", output=slave) as following:
+        os.close(slave)
+        shown = b""
+        while not re.search(rb"website  [\d,]+ files  .*/s  1,000 reused", shown):
+            chunk = _read_terminal(master)
+            assert chunk, shown
+            shown += chunk
+        open_gate(gate)
+        while _read_terminal(master):
+            pass
+    os.close(master)
+    assert following.returncode == 0
+
+
 def _read_terminal(master: int) -> bytes:
     try:
         return os.read(master, 65536)
@@ -470,7 +512,7 @@ def test_history_shows_runs_newest_first(
     daemon.ctl("run-now", "website")
     daemon.ctl("run-now", "failing", check=False)
     titles, *rows = [re.split(r" {2,}", line.strip()) for line in _lines(daemon, "history")]
-    assert titles == ["RUN", "JOB", "BEGUN", "TOOK", "OUTCOME", "FILES", "SIZE"]
+    assert titles == ["RUN", "JOB", "BEGUN", "TOOK", "OUTCOME", "READ", "SENT", "SIZE"]
     assert [(row[0], row[1], row[4]) for row in rows] == [
         ("2", "failing", "failed"),
         ("1", "website", "success"),
@@ -479,6 +521,37 @@ def test_history_shows_runs_newest_first(
     assert len(_lines(daemon, "history", "website")) == 2
     (run,) = document(daemon.ctl("history", "failing", "--json"))["runs"]
     assert run["id"] == 2
+
+
+def test_history_of_large_archives_fits_a_terminal(
+    daemon: Daemon, write_job: WriteJob, job_dir: Path
+) -> None:
+    (job_dir / "website.py").write_text(LARGE)
+    daemon.ctl("reload")
+    daemon.ctl("run-now", "website")
+    titles, row = _show_on_terminal(daemon, "history")
+    assert re.split(r" {2,}", titles.strip())[5:] == ["READ", "SENT", "SIZE"]
+    cells = re.split(r" {2,}", row.strip())
+    assert (cells[1], cells[5:]) == ("website", ["66,034", "1000 MiB", "1010 MiB"])
+
+
+def test_a_runs_notes_and_figures_are_shown_where_all_is(
+    daemon: Daemon, write_job: WriteJob, job_dir: Path
+) -> None:
+    (job_dir / "website.py").write_text(LARGE)
+    daemon.ctl("reload")
+    daemon.ctl("run-now", "website")
+    shown = [
+        "  files:    67,034 seen: 1,000 reused, 66,034 read (6.3 MiB), 0 skipped",
+        "  sent:     1000 MiB of 1010 MiB in 130 requests, 10.0 MiB reused",
+        "  note:     not reused from bucket b: its storage class is cold",
+    ]
+    for verb in (("history", "--run", "1"), ("status", "website")):
+        lines = _lines(daemon, *verb)
+        assert [line for line in shown if line not in lines] == []
+    (run,) = document(daemon.ctl("history", "--json"))["runs"]
+    assert run["notes"] == ["not reused from bucket b: its storage class is cold"]
+    assert run["files"] == {"seen": 67_034, "reused": 1_000, "read": 66_034, "skipped": 0}
 
 
 def test_history_shows_all_that_is_kept_of_a_run(daemon: Daemon, write_job: WriteJob) -> None:
@@ -569,14 +642,7 @@ def test_on_a_terminal_a_long_name_is_folded(
     name = "long-name-" * 20
     write_job(name)
     daemon.ctl("run-now", name)
-    master, slave = pty.openpty()
-    with start_ctl(daemon, verb, output=slave):
-        os.close(slave)
-        shown = b""
-        while chunk := _read_terminal(master):
-            shown += chunk
-    os.close(master)
-    lines = re.sub(r"\x1b\[[0-9;]*m", "", shown.decode()).splitlines()
+    lines = _show_on_terminal(daemon, verb)
     assert max(map(len, lines)) <= 80
     assert len(lines) > 3
     assert "long-name" in lines[1]
@@ -591,6 +657,18 @@ def test_a_reader_that_has_enough_is_no_error(daemon: Daemon, write_job: WriteJo
         logs.stdout.readline()
         logs.stdout.close()
         assert logs.stderr.read() == ""
+
+
+def _show_on_terminal(daemon: Daemon, *arguments: str) -> list[str]:
+    """Return what a terminal of 80 columns shows, without its colours."""
+    master, slave = pty.openpty()
+    with start_ctl(daemon, *arguments, output=slave):
+        os.close(slave)
+        shown = b""
+        while chunk := _read_terminal(master):
+            shown += chunk
+    os.close(master)
+    return re.sub(r"\x1b\[[0-9;]*m", "", shown.decode()).splitlines()
 
 
 def _lines(daemon: Daemon, *arguments: str) -> list[str]:

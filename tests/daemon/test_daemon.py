@@ -105,12 +105,14 @@ def test_a_yaml_job_makes_an_archive(daemon: Daemon, tree: Path, destination: Pa
     done = run(daemon, "web")
     assert (done["outcome"], done["cause"], done["exit_code"]) == ("success", "manual", 0)
     (archive,) = destination.iterdir()
-    assert done["archives"] == [{"url": archive.as_uri(), "bytes": archive.stat().st_size}]
+    assert [each["url"] for each in done["archives"]] == [archive.as_uri()]
     with zipfile.ZipFile(archive) as opened:
         assert opened.read("hello.txt") == (tree / "hello.txt").read_bytes()
         members = [name for name in opened.namelist() if not name.endswith("/")]
-    assert done["files"] == len(members)
-    assert done["bytes_read"] == sum(p.stat().st_size for p in tree.rglob("*") if _is_file(p))
+    read = sum(p.stat().st_size for p in tree.rglob("*") if _is_file(p))
+    assert done["files"] == {"seen": len(members), "reused": 0, "read": len(members), "skipped": 0}
+    assert (done["bytes"]["read"], done["bytes"]["archive"]) == (read, archive.stat().st_size)
+    assert done["notes"] == []
 
 
 def test_a_python_module_records_what_the_library_did(
@@ -132,13 +134,72 @@ def test_a_python_module_records_what_the_library_did(
         """,
     )
     done = run(daemon, "photos")
-    assert (done["outcome"], done["exit_code"], done["skipped"]) == ("partial", 3, 1)
-    assert done["files"] > 5
+    assert (done["outcome"], done["exit_code"]) == ("partial", 3)
+    assert done["files"]["skipped"] == 1
+    assert done["files"]["read"] > 5
     assert done["skipped_entries"][0]["path"] == str(tree / "hello.txt")
     (archive,) = destination.glob("pictures_*.zip")
     assert done["archives"][0]["url"] == archive.as_uri()
     assert "now saving" in done["output"]
     assert f"Added file {tree / 'hello.txt'}" in done["output"]
+
+
+REPORTING = """\
+SCHEDULE = "manual"
+from storelet import observer
+from storelet.observer import report
+for path in ("/a", "/b", "/c"):
+    report(observer.Added(path=path, member=path, bytes_read=1000, bytes_stored=10))
+report(observer.Truncated(path="/c", reason="truncated at 7: EIO"))
+report(observer.Skipped(path="/d", reason="permission denied"))
+report(observer.Reused(files=66_000))
+for bucket in ("bucket one", "bucket one", "bucket two"):
+    report(observer.NotReused(destination=bucket, reason="its storage class is cold"))
+for number in (1, 2):
+    report(
+        observer.Saved(
+            url=f"s3://b/{number}.zip", destination="bucket b", bytes=570 << 20,
+            bytes_reused=558 << 20, bytes_sent=12 << 20, requests=500,
+        )
+    )
+"""
+
+
+def test_a_run_records_what_was_reused_sent_and_noted(daemon: Daemon) -> None:
+    write_job(daemon, "web.py", REPORTING)
+    done = run(daemon, "web")
+    assert done["outcome"] == "partial"  # for the entries, not for the notes
+    assert done["files"] == {"seen": 66_004, "reused": 66_000, "read": 2, "skipped": 2}
+    size = {"archive": 1140 << 20, "reused": 1116 << 20, "read": 3000, "sent": 24 << 20}
+    assert done["bytes"] == size
+    assert done["requests"] == 1000
+    cold = "its storage class is cold"
+    notes = [f"not reused from bucket {which}: {cold}" for which in ("one", "two")]
+    assert done["notes"] == notes
+    assert [each["bytes_sent"] for each in done["archives"]] == [12 << 20] * 2
+    assert "read 2 of 66,004 files, sent 25,165,824 of 1,195,376,640 bytes" in daemon.log()
+    daemon.stop()
+    daemon.start()
+    assert finished(daemon, done["id"]) == done  # it is in the history, not only in memory
+
+
+def test_what_could_not_be_reused_makes_no_run_partial(daemon: Daemon) -> None:
+    troubles = ("Truncated", "Skipped")
+    text = "\n".join(
+        line for line in REPORTING.splitlines() if not any(t in line for t in troubles)
+    )
+    write_job(daemon, "web.py", text)
+    done = run(daemon, "web")
+    assert (done["outcome"], done["message"]) == ("success", None)
+    assert len(done["notes"]) == 2
+
+
+def test_what_a_yaml_job_says_of_reuse_reaches_the_library(
+    daemon: Daemon, tree: Path, destination: Path
+) -> None:
+    more = "reuse: false\nreread: 90d\nchange_detection: {ctime: false}\n"
+    write_yaml(daemon, "web", tree, destination, more)
+    assert run(daemon, "web")["outcome"] == "success"
 
 
 def test_a_job_saves_to_s3_with_secrets_from_files_that_appear_nowhere(
@@ -675,7 +736,7 @@ def test_the_log_of_files_is_bounded(daemon: Daemon, tmp_path: Path, destination
     for number in range(1_200):
         (source / f"{number:04}").touch()
     write_yaml(daemon, "many", source, destination)
-    assert run(daemon, "many")["files"] == 1_200
+    assert run(daemon, "many")["files"]["read"] == 1_200
     assert daemon.log().count("Added file") == 1_000
     assert "Added 200 more files" in daemon.log()
 

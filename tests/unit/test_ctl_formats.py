@@ -108,10 +108,15 @@ def test_elapsed_time_is_exact_to_the_second(seconds: float, elapsed: str) -> No
         (1024 * 1024 - 1, "1.0 MiB"),
         (1_288_490_189, "1.2 GiB"),
         (1024**5, "1.0 PiB"),
+        (99.9 * 1024, "99.9 KiB"),
+        (99.96 * 1024, "100 KiB"),
+        (597_688_320, "570 MiB"),
+        (1023.4 * 1024**2, "1023 MiB"),
+        (1023.6 * 1024**2, "1.0 GiB"),
         (2048 * 1024**5, "2048.0 PiB"),
     ],
 )
-def test_sizes_are_binary(count: int, size: str) -> None:
+def test_sizes_are_binary(count: float, size: str) -> None:
     assert describe_bytes(count) == size
 
 

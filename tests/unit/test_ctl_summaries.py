@@ -7,7 +7,7 @@ from typing import cast
 import click
 import pytest
 
-from storeletd.ctl.replies import Run, RunDetails, SkippedEntry
+from storeletd.ctl.replies import Files, Run, RunDetails, SkippedEntry
 from storeletd.ctl.runs import worst_exit_code
 from storeletd.ctl.summaries import (
     describe_outcome,
@@ -17,6 +17,10 @@ from storeletd.ctl.summaries import (
 )
 
 URL = "s3://my-bucket/web/website_20261125023000.zip"
+
+
+def files(*, skipped: int = 0) -> Files:
+    return Files(seen=66_034 + skipped, reused=65_374, read=660, skipped=skipped)
 
 
 def _run(**fields: object) -> Run:
@@ -34,10 +38,24 @@ def _run(**fields: object) -> Run:
         finished_at="2026-11-25T02:33:04Z",
         message=None,
         hint=None,
-        files=1204,
-        bytes_read=1_288_490_189,
-        skipped=0,
-        archives=[{"url": URL, "bytes": 1_181_116_006}],
+        files=files(),
+        bytes={
+            "archive": 597_688_320,
+            "reused": 585_105_408,
+            "read": 31_457_280,
+            "sent": 12_582_912,
+        },
+        requests=1031,
+        notes=[],
+        archives=[
+            {
+                "url": URL,
+                "bytes": 597_688_320,
+                "bytes_reused": 585_105_408,
+                "bytes_sent": 12_582_912,
+                "requests": 1031,
+            }
+        ],
         collided_with=None,
     )
     return cast(Run, {**success, **fields})
@@ -66,10 +84,19 @@ RUNNING = _run(id=44, state="running", outcome=None, finished_at=None, archives=
 @pytest.mark.parametrize(
     ("run", "line"),
     [
-        (_run(), f"website: success in 3m04s: {URL} (1.1 GiB), 1,204 files, 1.2 GiB"),
         (
-            _run(outcome="partial", skipped=2, message="2 entries are not in the archive"),
-            f"website: partial in 3m04s: {URL} (1.1 GiB), 1,204 files, 1.2 GiB, 2 skipped",
+            _run(),
+            f"website: success in 3m04s: {URL} (570 MiB),"
+            " read 660 of 66,034 files, sent 12.0 MiB of 570 MiB",
+        ),
+        (
+            _run(
+                outcome="partial",
+                files=files(skipped=2),
+                message="2 entries are not in the archive",
+            ),
+            f"website: partial in 3m04s: {URL} (570 MiB),"
+            " read 660 of 66,036 files, sent 12.0 MiB of 570 MiB, 2 skipped",
         ),
         (FAILED, r"website: failed in 2s: no such bucket: my-\x1bbucket"),
         (
@@ -90,7 +117,9 @@ def test_runs_are_aligned_and_say_why_they_failed() -> None:
         "42",
         "41",
     ]
-    assert "1,204 files, 1.2 GiB" in lines[1]
+    assert lines[0].endswith("  read 660 of 66,034")
+    assert lines[1].endswith("  read 660 of 66,034, sent 12.0 MiB")
+    assert len(lines[1]) <= 78  # status indents it by two
     assert r"no such bucket: my-\x1bbucket" in lines[2]
     assert lines[3] == "    Try: aws s3 mb s3://my-bucket"
     assert lines[4].endswith("nothing was running to start it, 5 due times")
@@ -98,7 +127,7 @@ def test_runs_are_aligned_and_say_why_they_failed() -> None:
 
 def test_the_first_skipped_entries_are_shown_and_the_rest_is_counted() -> None:
     entries = [SkippedEntry(path=f"/srv/{n}", reason="permission denied") for n in range(1000)]
-    lines = describe_skipped(_run(skipped=1204), entries, most=2)
+    lines = describe_skipped(_run(files=files(skipped=1204)), entries, most=2)
     assert lines == [
         "skipped /srv/0: permission denied",
         "skipped /srv/1: permission denied",
@@ -110,14 +139,17 @@ def test_all_of_a_run_is_shown() -> None:
     details = cast(
         RunDetails,
         {
-            **_run(outcome="partial", skipped=1),
+            **_run(outcome="partial", files=files(skipped=1), notes=["not reused: \x1b[2J"]),
             "skipped_entries": [{"path": "/srv/\x1b[2J", "reason": "permission denied"}],
             "output": [f"line {n}\t\x07" for n in range(9)],
         },
     )
     lines = [click.unstyle(line) for line in describe_run(details)]
     assert lines[0] == "run 43 of website: partial"
-    assert f"  archive:  {URL} (1.1 GiB)" in lines
+    assert "  files:    66,035 seen: 65,374 reused, 660 read (30.0 MiB), 1 skipped" in lines
+    assert "  sent:     12.0 MiB of 570 MiB in 1,031 requests, 558 MiB reused" in lines
+    assert f"  archive:  {URL} (570 MiB)" in lines
+    assert r"  note:     not reused: \x1b[2J" in lines
     assert r"  skipped /srv/\x1b[2J: permission denied" in lines
     assert lines[-9:] == [rf"    line {n}  \x07" for n in range(9)]
     assert all(line.isprintable() for line in lines)

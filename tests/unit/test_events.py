@@ -8,8 +8,11 @@ from hypothesis import strategies as st
 
 from storeletd.events import (
     Ended,
+    EndedUpload,
     Event,
     Logged,
+    Noted,
+    OpenedUpload,
     Progress,
     SavedArchive,
     SkippedEntry,
@@ -24,10 +27,25 @@ outcomes = st.sampled_from(["success", "partial", "failed", "skipped"])
 events: st.SearchStrategy[Event] = st.one_of(
     st.builds(Logged, level=numbers, message=texts),
     st.builds(
-        Progress, files=numbers, bytes_read=numbers, skipped=numbers, current=st.none() | texts
+        Progress,
+        files=numbers,
+        bytes_read=numbers,
+        reused=numbers,
+        skipped=numbers,
+        current=st.none() | texts,
     ),
     st.builds(SkippedEntry, path=texts, reason=texts),
-    st.builds(SavedArchive, url=texts, bytes=numbers),
+    st.builds(
+        SavedArchive,
+        url=texts,
+        bytes=numbers,
+        bytes_reused=numbers,
+        bytes_sent=numbers,
+        requests=numbers,
+    ),
+    st.builds(Noted, message=texts),
+    st.builds(OpenedUpload, bucket=texts, key=texts, upload_id=texts),
+    st.builds(EndedUpload, upload_id=texts),
     st.builds(Ended, outcome=outcomes, message=st.none() | texts, hint=st.none() | texts),
 )
 
@@ -54,6 +72,7 @@ def test_an_event_is_one_line_and_comes_back(event: Event) -> None:
         b"\xff\n",
         b'{"event": "Logged", "level": "x", "message": 1}\n',
         b'{"event": "Ended", "outcome": "banana"}\n',
+        b'{"event": "EndedUpload", "upload_id": 1}\n',
     ],
 )
 def test_anything_else_is_refused(line: bytes) -> None:

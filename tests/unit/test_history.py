@@ -23,17 +23,26 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from storelet import StoreletError
-from storeletd.events import SavedArchive, SkippedEntry
+from storeletd.events import OpenedUpload, SavedArchive, SkippedEntry
 from storeletd.history import EXIT_CODES, KEPT_SKIPPED, History, HistoryError, Run
 from storeletd.schedule import Due
+from storeletd.schema import MIGRATIONS
 from tests.helpers import CLONE
 
 NOON = datetime(2026, 3, 28, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
 DUE = Due(first=NOON - 2 * HOUR, last=NOON, count=3)
 ARCHIVES = (
-    SavedArchive(url="s3://bucket/web_20260328120000.zip", bytes=10**12),
-    SavedArchive(url="file:///srv/gr%C3%B6%C3%9Fe.zip", bytes=0),
+    SavedArchive(
+        url="s3://bucket/web_20260328120000.zip",
+        bytes=10**12,
+        bytes_reused=9 * 10**11,
+        bytes_sent=10**11 + 7,
+        requests=1234,
+    ),
+    SavedArchive(
+        url="file:///srv/gr%C3%B6%C3%9Fe.zip", bytes=0, bytes_reused=0, bytes_sent=0, requests=0
+    ),
 )
 
 
@@ -80,7 +89,9 @@ def test_a_run_goes_from_queued_to_running_to_its_outcome(history: History) -> N
         hint=None,
         files=0,
         bytes_read=0,
+        reused=0,
         skipped=0,
+        notes=(),
         archives=(),
         collided_with=None,
     )
@@ -96,7 +107,9 @@ def test_a_run_goes_from_queued_to_running_to_its_outcome(history: History) -> N
         hint="look at it",
         files=7,
         bytes_read=2**40,
+        reused=66_000,
         skipped=1,
+        notes=("not reused from bucket b: it is elsewhere",),
         archives=ARCHIVES,
     )
     assert finished == history.finish(
@@ -107,7 +120,9 @@ def test_a_run_goes_from_queued_to_running_to_its_outcome(history: History) -> N
         hint="look at it",
         files=7,
         bytes_read=2**40,
+        reused=66_000,
         skipped=1,
+        notes=("not reused from bucket b: it is elsewhere",),
         archives=ARCHIVES,
         output=["first", "last"],
     )
@@ -178,7 +193,7 @@ def test_a_name_that_is_no_unicode_is_kept_readable(history: History) -> None:
     name = os.fsdecode(b"/srv/\xff\n")
     run = begin(history)
     history.add_skipped(run.id, [SkippedEntry(path=name, reason=f"no {name}")])
-    archives = [SavedArchive(url=name, bytes=1)]
+    archives = [replace(ARCHIVES[0], url=name)]
     run = history.finish(
         run.id,
         outcome="failed",
@@ -186,10 +201,11 @@ def test_a_name_that_is_no_unicode_is_kept_readable(history: History) -> None:
         message=name,
         hint=name,
         output=[name],
+        notes=[name],
         archives=archives,
     )
     kept = "/srv/\\udcff\n"
-    assert (run.message, run.hint, run.archives[0].url) == (kept, kept, kept)
+    assert (run.message, run.hint, *run.notes, run.archives[0].url) == (kept, kept, kept, kept)
     assert history.output(run.id) == (kept,)
     assert history.skipped_entries(run.id) == (SkippedEntry(path=kept, reason=f"no {kept}"),)
 
@@ -214,6 +230,65 @@ def test_only_the_first_thousand_skipped_entries_are_kept(history: History, batc
     for start in range(0, len(entries), batch):
         history.add_skipped(run.id, entries[start : start + batch])
     assert history.skipped_entries(run.id) == tuple(entries[:KEPT_SKIPPED])
+
+
+# Uploads
+
+
+def test_an_upload_is_left_when_its_run_is_over_and_it_is_not(history: History) -> None:
+    run = begin(history)
+    history.open_upload(run.id, upload("ended"))
+    history.open_upload(run.id, upload("open"))
+    history.end_upload("web", "ended")
+    assert history.left_uploads("web") == ()  # they are the run's own matter as long as it is on
+    history.start(run.id, now=NOON)
+    assert history.left_uploads("web") == ()
+    history.close_unfinished(now=NOON)
+    assert history.left_uploads("web") == (upload("open"),)
+    assert history.left_uploads("other") == ()
+
+
+def test_uploads_are_left_in_order_until_they_are_ended(history: History) -> None:
+    for number in (3, 1, 2):
+        run = begin(history)
+        history.open_upload(run.id, upload(str(number)))
+        history.finish(run.id, outcome="failed", now=NOON)
+    assert history.left_uploads("web") == (upload("3"), upload("1"), upload("2"))
+    begin(history)
+    history.end_upload("web", "1")
+    assert history.left_uploads("web") == (upload("3"), upload("2"))
+
+
+def test_an_upload_of_another_job_is_never_ended(history: History) -> None:
+    """Two stores may have given the same id."""
+    for job in ("web", "other"):
+        run = begin(history, job)
+        history.open_upload(run.id, upload("same"))
+        history.finish(run.id, outcome="failed", now=NOON)
+    history.end_upload("web", "same")
+    history.end_upload("web", "never heard of")
+    assert history.left_uploads("web") == ()
+    assert history.left_uploads("other") == (upload("same"),)
+
+
+def test_an_upload_of_no_run_is_refused(history: History) -> None:
+    with pytest.raises(HistoryError):
+        history.open_upload(99, upload("nobody's"))
+
+
+def test_an_upload_outlives_the_job_and_the_daemon(history: History, path: Path) -> None:
+    run = begin(history)
+    history.open_upload(run.id, upload("open"))
+    history.forget("web")
+    history.close()
+    again = History.open(path)
+    again.close_unfinished(now=NOON)
+    assert again.left_uploads("web") == (upload("open"),)
+    again.close()
+
+
+def upload(upload_id: str) -> OpenedUpload:
+    return OpenedUpload(bucket="bucket", key="web/web_20260328120000.zip", upload_id=upload_id)
 
 
 # Due times
@@ -471,6 +546,41 @@ def test_history_stays_over_a_restart(history: History, path: Path) -> None:
     assert again.runs() == (run,)
     assert again.decided_until("web", "@hourly", now=NOON + HOUR) == NOON
     assert begin(again).id > run.id
+    again.close()
+
+
+def test_a_history_of_version_1_is_brought_up_to_date(path: Path) -> None:
+    with sqlite3.connect(path) as database:
+        for statement in (*MIGRATIONS[0], "PRAGMA user_version = 1"):
+            database.execute(statement)
+        archives = '[["s3://b/web.zip", 1000000000000], ["file:///srv/web.zip", 7]]'
+        database.execute(
+            "INSERT INTO run (job, kind, cause, state, outcome, exit_code, queued_at, files,"
+            " archives) VALUES ('web', 'backup', 'manual', 'finished', 'success', 0, 0, 5, ?),"
+            " ('web', 'backup', 'manual', 'running', NULL, NULL, 0, 0, '[]')",
+            (archives,),
+        )
+        database.execute("INSERT INTO skipped_entry VALUES (1, '/a', 'gone')")
+        database.execute("INSERT INTO job VALUES ('web', 'every 6h', 0)")
+    database.close()
+    history = History.open(path)
+    (lost,) = history.close_unfinished(now=NOON)
+    done = history.run(1)
+    assert done is not None
+    assert (done.files, done.reused, done.notes, lost.archives) == (5, 0, (), ())
+    assert done.archives == (
+        SavedArchive(
+            url="s3://b/web.zip", bytes=10**12, bytes_reused=0, bytes_sent=10**12, requests=0
+        ),
+        SavedArchive(url="file:///srv/web.zip", bytes=7, bytes_reused=0, bytes_sent=7, requests=0),
+    )
+    assert history.last_saved("web") == done
+    assert history.skipped_entries(1) == (SkippedEntry(path="/a", reason="gone"),)
+    history.open_upload(lost.id, upload("open"))
+    history.close()
+    again = History.open(path)  # and it is brought there once
+    assert again.run(1) == done
+    assert again.left_uploads("web") == (upload("open"),)
     again.close()
 
 

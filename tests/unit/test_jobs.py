@@ -20,20 +20,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, SecretStr, ValidationError
 
-from storeletd.jobfile import read_job
-from storeletd.jobs import Job, JobFileError, JobProblem, Settings, json_schema
-from storeletd.schedule import local_timezone
-from storeletd.secrets import SecretReference
-from storeletd.settings import (
+from storeletd.items import (
     INCLUDE_KINDS,
-    MODULE_CONSTANTS,
     SAVE_KINDS,
     IncludeDirectory,
     IncludeNewDir,
     SaveS3,
     Upload,
-    YamlSettings,
 )
+from storeletd.jobfile import read_job
+from storeletd.jobs import Job, JobFileError, JobProblem, Settings, json_schema
+from storeletd.schedule import local_timezone
+from storeletd.secrets import SecretReference
+from storeletd.settings import MODULE_CONSTANTS, SAID_BY_CODE, ChangeDetection, YamlSettings
 
 EXAMPLE = """\
 # /etc/storelet.d/website.yaml
@@ -60,6 +59,9 @@ save:
     access_key: {credential: s3-key}
     secret_key: plain-secret
   - directory: /mnt/nas/backups
+reuse: true
+reread: 90d
+change_detection: {inode: false}
 timeout: 4h
 catch_up: true
 overlap: skip
@@ -95,6 +97,8 @@ def test_settings_are_values_of_their_kind(job: Job) -> None:
     settings = job.settings
     assert settings.schedule.texts == ("30 2 * * *",)
     assert settings.timezone.key == "Europe/Berlin"
+    assert settings.reread == timedelta(days=90)
+    assert settings.change_detection == ChangeDetection(ctime=True, inode=False)
     assert settings.timeout == timedelta(hours=4)
     directory, _file, list_command, shell_command = settings.include
     assert isinstance(directory, IncludeDirectory)
@@ -114,6 +118,9 @@ def test_what_is_left_out_has_its_default() -> None:
     settings = Settings.model_validate({"schedule": "manual"})
     assert settings.schedule.is_manual
     assert settings.timezone == local_timezone()
+    assert settings.reuse is True
+    assert settings.reread == timedelta(days=30)
+    assert settings.change_detection == ChangeDetection(ctime=True, inode=True)
     assert settings.timeout is None
     assert settings.catch_up is True
     assert settings.overlap == "skip"
@@ -136,7 +143,7 @@ def test_constants_of_modules_are_the_settings_in_capitals() -> None:
 
 
 def all_models() -> list[type[BaseModel]]:
-    return [YamlSettings, Upload, *INCLUDE_KINDS.values(), *SAVE_KINDS.values()]
+    return [YamlSettings, ChangeDetection, Upload, *INCLUDE_KINDS.values(), *SAVE_KINDS.values()]
 
 
 @pytest.mark.parametrize("model", all_models())
@@ -228,7 +235,8 @@ def test_show_of_a_module_has_nothing_that_its_code_says() -> None:
     settings = Settings.model_validate({"schedule": "manual"})
     job = Job(name="a", path="/a.py", language="python", settings=settings, source="", lines={})
     shown = job.describe()
-    assert not {"include", "save"} & set(shown)
+    assert not SAID_BY_CODE & set(shown)
+    assert {"include", "save", "compression", "reuse", "reread"} <= SAID_BY_CODE
     assert shown["timeout"] == {"value": None, "from": "default"}
 
 
@@ -357,6 +365,13 @@ SPOILT: list[dict[str, Any]] = [
     {"timeout": 0},
     {"timeout": "soon"},
     {"catch_up": "yes"},
+    {"reuse": "yes"},
+    {"reread": None},
+    {"reread": "often"},
+    {"reread": 86_399},
+    {"change_detection": False},
+    {"change_detection": {"ctime": 0}},
+    {"change_detection": {"ctim": False}},
     {"overlap": "wait"},
     {"log_files": 1},
     {"environment": {"1A": "x"}},
@@ -400,6 +415,15 @@ def test_schema_and_reader_refuse_the_same(
     (tmp_path / "website.yaml").write_text(yaml.safe_dump(spoilt))
     with pytest.raises(JobFileError):
         read_job(tmp_path / "website.yaml")
+
+
+def test_schema_has_defaults_that_it_takes(
+    validator: jsonschema.Draft202012Validator, values: dict[str, Any]
+) -> None:
+    settings = json_schema()["properties"]
+    defaults = {name: each["default"] for name, each in settings.items() if "default" in each}
+    assert defaults["reread"] == "30d"
+    validator.validate(values | defaults)
 
 
 def test_schema_explains_itself_to_editors() -> None:
