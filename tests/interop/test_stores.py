@@ -15,7 +15,7 @@ from botocore.exceptions import ClientError
 
 import storelet
 from storelet.destination.contract import Destination
-from storelet.destination.s3 import PART_BYTES
+from storelet.destination.s3upload import PART_BYTES
 from tests.helpers import Bucket
 from tests.interop.readers import READERS, Found, look
 from tests.servers import STRANGER, Server
