@@ -12,13 +12,17 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from storelet.zipformat import (
+    DEFLATED,
     HAS_RAW_NAME,
     HAS_RECORD,
+    MADE_BY,
     PRIVATE,
     PRIVATE_ID,
     PRIVATE_VERSION,
+    STORED,
     ArchiveRecord,
     counted,
+    member_bytes,
     zip64_field,
 )
 
@@ -36,13 +40,16 @@ __all__ = [
 
 TAIL_BYTES = 22 + 20 + 56  # of an archive of ours: the end records, which have no comment
 
-_HEADER = struct.Struct("<4sHHHHLLLLHHHHHLL")
+_HEADER = struct.Struct("<4sHHHHHHLLLHHHHHLL")
 _HEADER_BYTES = 46
 _MAGIC = b"PK\x01\x02"
 _ZIP64 = b"\x01\x00"
 _UINT32 = 0xFFFFFFFF
 _NEEDS_ZIP64 = 45  # version needed, APPNOTE 4.4.3.2
-_PRIVATE_START = struct.pack("<HH", PRIVATE_ID, PRIVATE.size - 4)  # without name and record
+_OWNER_START = struct.pack("<HHBB", 0x7875, 11, 1, 4)
+_DESCRIPTOR_FOLLOWS = 1 << 3
+_NAME_IS_UTF8 = 1 << 11
+_VERSIONS_NEEDED = (10, 20, 45)
 
 
 class DamagedError(Exception):
@@ -60,12 +67,15 @@ class Header(NamedTuple):
     size: int
     stored_size: int
     offset: int  # of the local header
-    owner: bytes  # the field with uid and gid, as it stands
-    version: int  # of the private field; 0 where there is none
+    length: int  # bytes the member takes from there on
+    uid: int
+    gid: int
+    version: int  # of the private field; 0 where there is none that is whole
     flags: int  # CHANGED, TRUNCATED
     link_group: int
     fingerprint: bytes  # see zipformat.fingerprint
     read_at: int
+    raw_name: bytes  # empty where the name is UTF-8
 
 
 def find_catalogue(tail: bytes) -> tuple[int, int] | None:
@@ -105,48 +115,47 @@ def read_headers(piece: bytes) -> Iterator[Header]:
         at = header.end
 
 
-def read_record(header: bytes) -> ArchiveRecord | None:
+def read_record(headers: bytes) -> ArchiveRecord | None:
     """Return what an archive says of itself in its first header, if it is one of ours."""
     try:
-        end = _next(header, 0)
-        if not 0 < end <= len(header):
-            return None
-        version, flags, body = _find_private(header, _extra_start(header), end)
-        if version != PRIVATE_VERSION or not flags & HAS_RECORD:
-            return None
-        rest = header[body + PRIVATE.size - 4 : end]
-        if flags & HAS_RAW_NAME:
-            _, rest = _uncount(rest)
-        (started_ns,) = struct.unpack_from("<q", rest)
-        job, rest = _uncount(rest[8:])
-        host, rest = _uncount(rest)
-    except (struct.error, DamagedError):  # it looks like ours and is not
+        end = _next(headers, 0)
+    except DamagedError:
         return None
+    if not 0 < end <= len(headers):
+        return None
+    private = _find_private(headers, _extra_start(headers), end)
+    if private is None or not private.is_whole or not private.record:
+        return None
+    (started_ns,) = struct.unpack_from("<q", private.record)
+    job, rest = _uncount(private.record[8:])
+    host, _ = _uncount(rest)
     return ArchiveRecord(
         job=job.decode(errors="replace"), host=host.decode(errors="replace"), started_ns=started_ns
     )
 
 
 def set_record(headers: bytes, record: ArchiveRecord | None) -> bytes:
-    """Return headers of ours with `record`, or none, in the private field of the first one."""
+    """Return headers of ours with `record`, or none, in the private field of the first one.
+
+    Raises DamagedError.
+    """
     end = _next(headers, 0)
-    header, rest = headers[:end], headers[end:]
-    version, flags, body = _find_private(header, _extra_start(header), end)
-    if version != PRIVATE_VERSION:
+    private = None
+    if 0 < end <= len(headers):
+        private = _find_private(headers, _extra_start(headers), end)
+    if private is None or not private.is_whole:
         raise DamagedError("it has no private field")
-    kept = body + PRIVATE.size - 4  # behind it is the raw name, then the record
-    if flags & HAS_RAW_NAME:
-        kept += 2 + struct.unpack_from("<H", header, kept)[0]
-    changed = bytearray(header[:kept])
-    changed[body + 1] = flags & ~HAS_RECORD
+    changed = bytearray(headers[: private.end - len(private.record)])
+    flags = private.flags & ~HAS_RECORD
     if record is not None:
-        changed[body + 1] |= HAS_RECORD
+        flags |= HAS_RECORD
         changed += struct.pack("<q", record.started_ns)
         changed += counted(record.job.encode(errors="replace"))
         changed += counted(record.host.encode(errors="replace"))
-    struct.pack_into("<H", changed, body - 2, len(changed) - body)
+    changed[private.start + 5] = flags
+    struct.pack_into("<H", changed, private.start + 2, len(changed) - private.start - 4)
     _set_extra_length(changed)
-    return bytes(changed) + rest
+    return bytes(changed) + headers[end:]
 
 
 def relocate(headers: bytes | memoryview, shift: int) -> tuple[bytes, int]:
@@ -179,40 +188,97 @@ def _next(headers: bytes, at: int) -> int:
 
 def _read_header(piece: bytes, at: int) -> Header:
     try:
-        (magic, _, _, _, _, _, crc, stored, size, name_length, extra_length, _, _, _, attributes,
+        (magic, made_by, needed, general, method, _, _, crc, stored, size, name_length,
+         extra_length, comment, disk, internal, attributes,
          offset) = _HEADER.unpack_from(piece, at)  # fmt: skip
     except struct.error as error:
         raise DamagedError("its catalogue is not whole") from error
     extra = at + _HEADER_BYTES + name_length
     end = extra + extra_length
-    if magic != _MAGIC or end > len(piece):
+    if (
+        (magic, made_by, comment, disk, internal) != (_MAGIC, MADE_BY, 0, 0, 0)
+        or needed not in _VERSIONS_NEEDED
+        or general & ~_DESCRIPTOR_FOLLOWS != _NAME_IS_UTF8
+        or method not in (STORED, DEFLATED)
+        or end > len(piece)
+    ):
         raise DamagedError("its catalogue is damaged")
+    zip64 = 0
     if _UINT32 in (size, stored, offset):
         size, stored, offset = _widen(piece[extra:end], size, stored, offset)
-    version, flags, body = _find_private(piece, extra, end)
-    if version != PRIVATE_VERSION:
-        link_group, mark, read_at, owner = 0, b"", 0, b""
+        zip64 = 4 + struct.unpack_from("<H", piece, extra + 2)[0] if extra_length >= 4 else 0
+    private = _find_private(piece, extra, end)
+    raw_name = b""
+    if private is None or not private.is_whole:
+        uid = gid = flags = version = link_group = read_at = length = 0
+        mark = b""
     else:
-        _, _, _, _, link_group, mark, read_at = PRIVATE.unpack_from(piece, body - 4)
-        owner = piece[body - 4 - 15 : body - 4]
+        version, flags, raw_name = private.version, private.flags, private.raw_name
+        _, _, _, _, link_group, mark, read_at = PRIVATE.unpack_from(piece, private.start)
+        uid, gid = private.owner
+        source_size = int.from_bytes(mark[-8:], "little")
+        length = member_bytes(
+            name_length,
+            private.start - extra - zip64,
+            stored,
+            source_size if general & _DESCRIPTOR_FOLLOWS else None,
+        )
     name = piece[at + _HEADER_BYTES : extra].decode(errors="replace")
     return Header(
-        at, end, name, attributes >> 16, crc, size, stored, offset,
-        owner, version, flags, link_group, mark, read_at,
+        at, end, name, attributes >> 16, crc, size, stored, offset, length, uid, gid,
+        version, flags, link_group, mark, read_at, raw_name,
     )  # fmt: skip
 
 
-def _find_private(piece: bytes, extra: int, end: int) -> tuple[int, int, int]:
-    """Return version and flags of the private field, and where its body begins; 0 for none."""
-    at = end - PRIVATE.size
-    if at >= extra and piece[at : at + 4] == _PRIVATE_START:  # nearly always
-        return piece[at + 4], piece[at + 5], at + 4
-    while extra + 6 <= end:
-        identifier, length = struct.unpack_from("<HH", piece, extra)
-        if identifier == PRIVATE_ID and PRIVATE.size - 4 <= length <= end - extra - 4:
-            return piece[extra + 4], piece[extra + 5], extra + 4
-        extra += 4 + length
-    return 0, 0, 0
+class _Private(NamedTuple):
+    """The private field: where it stands, and what is of a variable length in it."""
+
+    start: int
+    end: int
+    version: int
+    flags: int
+    raw_name: bytes
+    record: bytes
+    owner: tuple[int, int]  # from the field before it
+    is_whole: bool  # nothing is missing, nothing is too much
+
+
+def _find_private(piece: bytes, extra: int, end: int) -> _Private | None:
+    """Find the private field among the extra ones; None where there is none of ours."""
+    owner = (-1, -1)
+    at = extra
+    while at + 4 <= end:
+        identifier, length = struct.unpack_from("<HH", piece, at)
+        stop = at + 4 + length
+        if identifier == PRIVATE_ID:
+            if length < PRIVATE.size - 4 or stop > end:
+                return None
+            version, flags = piece[at + 4], piece[at + 5]
+            if length == PRIVATE.size - 4 and not flags & (HAS_RAW_NAME | HAS_RECORD):
+                is_whole = version == PRIVATE_VERSION and stop == end  # nearly always
+                return _Private(at, stop, version, flags, b"", b"", owner, is_whole)
+            raw_name, record, is_whole = _read_rest(piece[at + PRIVATE.size : stop], flags)
+            is_whole = is_whole and version == PRIVATE_VERSION and stop == end
+            return _Private(at, stop, version, flags, raw_name, record, owner, is_whole)
+        if piece[at : at + 6] == _OWNER_START and length == 11:
+            owner = struct.unpack_from("<LxL", piece, at + 6)
+        at = stop
+    return None
+
+
+def _read_rest(rest: bytes, flags: int) -> tuple[bytes, bytes, bool]:
+    """Return raw name and record from behind the fixed part, and whether they are all of it."""
+    raw_name = b""
+    try:
+        if flags & HAS_RAW_NAME:
+            raw_name, rest = _uncount(rest)
+        if not flags & HAS_RECORD:
+            return raw_name, b"", not rest
+        _, behind_job = _uncount(rest[8:])
+        _, behind_host = _uncount(behind_job)
+    except struct.error:
+        return raw_name, b"", False
+    return raw_name, rest, not behind_host
 
 
 def _widen(extra: bytes, *narrow: int) -> tuple[int, ...]:

@@ -9,6 +9,7 @@ everything and compares size, CRC and time.
 from __future__ import annotations
 
 import struct
+import zlib
 from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from datetime import timedelta
 from typing import Protocol
 
 from storelet.catalogue import Header
-from storelet.plan import Plan, Shelf
+from storelet.plan import Facts, Plan, Shelf
 from storelet.previous import Members, PreviousArchive
 from storelet.reuse import Span
 from storelet.zipformat import CHANGED, TRUNCATED
@@ -83,23 +84,21 @@ class PlanMatch:
         return wanted
 
     def _is_same(self, header: Header, shelf: Shelf, number: int, newest: int) -> bool:
-        found = shelf.fingerprint(number)
+        found, kept = shelf.fingerprint(number), header.fingerprint
         mtime, ctime = struct.unpack_from("<qq", found)
         policy = self._policy
         if mtime >= newest or (policy.ctime and ctime >= newest):
             return False
-        if found == header.fingerprint:
+        facts, kept_facts = shelf.facts(number), _facts_of(header)
+        if facts[:2] != kept_facts[:2]:  # raw name and link group
+            return False
+        if policy.ctime and found == kept:
             return True
-        kept = header.fingerprint
         return (
             found[_MTIME] == kept[_MTIME]
             and found[_SIZE] == kept[_SIZE]
             and (not policy.inode or found[_INODE] == kept[_INODE])
-            and (
-                found[_CTIME] == kept[_CTIME]
-                if policy.ctime
-                else shelf.owner_and_mode(number) == _owner_and_mode(header)
-            )
+            and (found[_CTIME] == kept[_CTIME] if policy.ctime else facts == kept_facts)
         )
 
 
@@ -137,9 +136,9 @@ class SpoolMatch:
 
 def _content(header: Header) -> tuple[object, ...]:
     """Return what two members share that are the same file, whenever each was read."""
-    return header.size, header.crc, header.fingerprint[_MTIME], *_owner_and_mode(header)
+    return header.size, header.crc, header.fingerprint[_MTIME], _facts_of(header)
 
 
-def _owner_and_mode(header: Header) -> tuple[int, int, int]:
-    uid, gid = struct.unpack_from("<LxL", header.owner, 6)
-    return uid, gid, header.mode
+def _facts_of(header: Header) -> Facts:
+    raw_name = zlib.crc32(header.raw_name) if header.raw_name else 0
+    return Facts(raw_name, header.link_group, header.uid, header.gid, header.mode)

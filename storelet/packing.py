@@ -136,18 +136,7 @@ def _make_member(entry: Entry, **known: Any) -> Member:
         entry.ctime_ns,
         entry.inode,
         entry.size,
-        _link_group(entry),
+        entry.link_group,
         int(time.time()),
         **known,
     )
-
-
-def _link_group(entry: Entry) -> int:
-    """Return a number for what has several hard links, 0 for all else.
-
-    It stands for the device, so that a member that is copied and one that is read anew still
-    agree: links share it, the inode, and the ctime, since inodes are used again.
-    """
-    if entry.links < 2 or entry.is_directory:
-        return 0
-    return (entry.device & 0xFFFFFFFF) or 1

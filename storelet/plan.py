@@ -9,6 +9,8 @@ are given to those who pack them: a million of them take some 50 MB.
 from __future__ import annotations
 
 import marshal
+import os
+import zlib
 from array import array
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -19,7 +21,7 @@ from storelet.observer import Skipped
 from storelet.source import BLOCK_BYTES, Entry
 from storelet.zipformat import fingerprint, portable_name
 
-__all__ = ["WHOLE_BYTES", "Batch", "Filler", "Plan", "Shelf"]
+__all__ = ["WHOLE_BYTES", "Batch", "Facts", "Filler", "Plan", "Shelf"]
 
 WHOLE_BYTES = BLOCK_BYTES  # a file of this size is still read whole
 _ENTRY_BYTES = 20 << 10  # what an entry costs beside its bytes, in bytes that are packed
@@ -49,6 +51,26 @@ class Batch(NamedTuple):
     def entries(self) -> list[Entry]:
         """The entries."""
         return [Entry._make(fields) for fields in marshal.loads(self.marshalled)]  # noqa: S302
+
+
+class Facts(NamedTuple):
+    """What must be the same of an entry beside its fingerprint, four bytes each."""
+
+    raw_name: int  # CRC of a name that is not UTF-8: two such may look the same to readers
+    link_group: int
+    uid: int
+    gid: int
+    mode: int
+
+
+_FACTS = len(Facts._fields)
+
+
+def _facts_of(entry: Entry) -> Facts:
+    raw_name = 0
+    if not entry.name.isascii() and portable_name(entry.name) != entry.name:
+        raw_name = zlib.crc32(os.fsencode(entry.name))
+    return Facts(raw_name, entry.link_group, entry.uid, entry.gid, entry.mode)
 
 
 class Filler:
@@ -100,7 +122,7 @@ class Shelf:
         self.count = 0
         self.bytes = 0  # of what they contain
         self._fingerprints = bytearray()
-        self._owners = array("I")  # uid, gid and mode, one after the other
+        self._facts = array("I")  # see `facts`, one after the other
         self._batches: list[Batch] = []
         self._filler = Filler()
 
@@ -108,7 +130,7 @@ class Shelf:
         """Put an entry behind the others."""
         self.count += 1
         self.bytes += 0 if entry.is_directory else entry.size
-        self._owners.extend((entry.uid, entry.gid, entry.mode))
+        self._facts.extend(_facts_of(entry))
         self._fingerprints += fingerprint(entry.mtime_ns, entry.ctime_ns, entry.inode, entry.size)
         self._batches += self._filler.add(entry)
 
@@ -117,10 +139,10 @@ class Shelf:
         at = number * _FINGERPRINT_BYTES
         return bytes(self._fingerprints[at : at + _FINGERPRINT_BYTES])
 
-    def owner_and_mode(self, number: int) -> tuple[int, int, int]:
-        """Return uid, gid and mode of an entry."""
-        uid, gid, mode = self._owners[3 * number : 3 * number + 3]
-        return uid, gid, mode
+    def facts(self, number: int) -> Facts:
+        """Return what else must be the same of an entry."""
+        at = number * _FACTS
+        return Facts._make(self._facts[at : at + _FACTS])
 
     def batches(self, first: int = 0) -> list[Batch]:
         """Return what is there from the entry `first` on, which must begin a batch, in order."""

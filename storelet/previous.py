@@ -61,17 +61,21 @@ class Members:
 
         Raises DamagedError.
         """
-        live = bytearray()
+        live, lengths = bytearray(), array("Q")
         for piece in self._pieces:
             self._firsts.append(len(live))
             for header in read_headers(unsqueeze(piece)):
                 self._starts.append(header.start)
                 self.offsets.append(header.offset)
                 self.read_at.append(header.read_at)
-                live.append(header.version == PRIVATE_VERSION and is_live(header))
+                lengths.append(header.length)
+                live.append(is_live(header) and header.version == PRIVATE_VERSION)
         self.offsets.append(self._end)
         if any(a >= b for a, b in pairwise(self.offsets)):
             raise DamagedError("its members overlap")
+        for member, length in enumerate(lengths):
+            if self.offsets[member] + length != self.offsets[member + 1]:
+                live[member] = 0  # there is something else behind it
         return live
 
     def headers(self, span: Span) -> Iterator[bytes]:
@@ -123,7 +127,7 @@ def _read(destination: Destination, stored: Stored, backup: str) -> PreviousArch
     tail_start = max(stored.size - _TAIL_BYTES, 0)
     tail = destination.read(stored, tail_start, stored.size - tail_start)
     found = find_catalogue(tail)
-    if found is None or not 0 < sum(found) <= stored.size - 22:
+    if found is None or sum(found) > stored.size - 22:
         raise NotReusableError(f"{stored.name} is not one that Storelet has made")
     end, size = found
     if size == 0:

@@ -105,6 +105,17 @@ class Entry(NamedTuple):
         """Tell whether this is a symbolic link."""
         return stat.S_ISLNK(self.mode)
 
+    @property
+    def link_group(self) -> int:
+        """A number for what has several hard links, 0 for all else.
+
+        It stands for the device, so that a member that is copied and one that is read anew still
+        agree: links share it, the inode, and the ctime, since inodes are used again.
+        """
+        if self.links < 2 or self.is_directory:
+            return 0
+        return (self.device & 0xFFFFFFFF) or 1
+
 
 class UnreadableError(Exception):
     """An entry cannot be read; the message is the reason. It becomes a skipped entry."""

@@ -25,6 +25,7 @@ __all__ = [
     "DEFLATED",
     "HAS_RAW_NAME",
     "HAS_RECORD",
+    "MADE_BY",
     "PRIVATE",
     "PRIVATE_ID",
     "PRIVATE_VERSION",
@@ -38,6 +39,7 @@ __all__ = [
     "end_records",
     "fingerprint",
     "local_header",
+    "member_bytes",
     "needs_zip64",
     "portable_name",
     "zip64_field",
@@ -64,7 +66,7 @@ _OWNER = struct.Struct("<HHBBLBL")
 
 _UINT16 = 0xFFFF
 _UINT32 = 0xFFFFFFFF
-_MADE_BY = 3 << 8 | 63  # Unix, APPNOTE 6.3
+MADE_BY = 3 << 8 | 63  # Unix, APPNOTE 6.3
 _DESCRIPTOR_FOLLOWS = 1 << 3
 _NAME_IS_UTF8 = 1 << 11
 _MSDOS_DIRECTORY = 0x10
@@ -165,7 +167,7 @@ def central_header(member: Member, offset: int) -> bytes:
     directory = _MSDOS_DIRECTORY if stat.S_ISDIR(member.mode) else 0
     header = _CENTRAL.pack(
         b"PK\x01\x02",
-        _MADE_BY,
+        MADE_BY,
         _version_needed(member, zip64=wide or member.zip64),
         _general_flags(member),
         member.method,
@@ -185,6 +187,18 @@ def central_header(member: Member, offset: int) -> bytes:
     return header + name + extra
 
 
+def member_bytes(name: int, known: int, stored: int, streamed: int | None) -> int:
+    """Return how many bytes a member takes, from its local header to its descriptor.
+
+    `name` and `known` are the lengths of its name and of the fields that common tools read,
+    `stored` of its data; `streamed` is its source's size, where a descriptor follows.
+    """
+    if streamed is None:
+        return _LOCAL.size + name + known + stored
+    zip64 = 20 if needs_zip64(streamed) else 0
+    return _LOCAL.size + name + known + zip64 + stored + (24 if zip64 else 16)
+
+
 def zip64_field(*values: int) -> bytes:
     """APPNOTE 4.5.3: size, stored size, offset, those of them that have no room in the header."""
     wide = [value for value in values if value >= _UINT32]
@@ -199,7 +213,7 @@ def end_records(count: int, size: int, offset: int) -> bytes:
             "<4sQHHLLQQQQ",
             b"PK\x06\x06",
             44,  # bytes that follow this field
-            _MADE_BY,
+            MADE_BY,
             45,
             0,  # this disk
             0,  # disk of the central directory

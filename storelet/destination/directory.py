@@ -124,6 +124,8 @@ class Directory:
                 yield descriptor
             finally:
                 os.close(descriptor)
+        except FileNotFoundError as error:
+            raise DestinationError(f"{archive.name} is not in {self} any more") from error
         except OSError as error:
             raise _explain(error, self, "read") from error
 
