@@ -10,7 +10,7 @@ at one moment.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
 from itertools import chain
@@ -88,10 +88,14 @@ class _Gatherer:
             yield Piece(batch, self._layouts)
 
 
-def write_members(pieces: Iterable[Piece], compression: Compression) -> None:
+def write_members(
+    pieces: Iterable[Piece],
+    compression: Compression,
+    is_news: Callable[[Entry], bool] = lambda _entry: True,
+) -> None:
     """Read entries, write their members, report what became of each file and symbolic link.
 
-    Much is packed on all cores. Raises what the layouts raise.
+    Much is packed on all cores. What is no news is not reported. Raises what the layouts raise.
     """
     engine = find_engine(compression)
     rest = iter(pieces)
@@ -118,7 +122,7 @@ def write_members(pieces: Iterable[Piece], compression: Compression) -> None:
                     start = layout.offset
                     layout.write(answer.data)
                     layout.add(answer.central, start)
-            _report(piece.batch, outcomes)
+            _report(piece.batch, outcomes, is_news)
 
 
 def _task(piece: Piece) -> bytes | None:
@@ -142,12 +146,13 @@ def _write_to(layouts: Sequence[Layout], data: bytes) -> None:
         layout.write(data)
 
 
-def _report(batch: Batch, outcomes: Sequence[Outcome]) -> None:
+def _report(batch: Batch, outcomes: Sequence[Outcome], is_news: Callable[[Entry], bool]) -> None:
     """Report outcomes: where nobody wants to hear of every file, only what is not well."""
     if is_followed() or not all(outcome is None or _is_well(outcome) for outcome in outcomes):
         for entry, outcome in zip(batch.entries, outcomes, strict=True):
-            for event in events_of(entry, outcome):
-                report(event)
+            if outcome is not None and is_news(entry):
+                for event in events_of(entry, outcome):
+                    report(event)
 
 
 def _is_well(outcome: Outcome) -> bool:

@@ -16,8 +16,8 @@ from datetime import timedelta
 
 from storelet.catalogue import DamagedError
 from storelet.destination.contract import CopyFailedError, Destination, Stored, Upload
-from storelet.errors import ArchiveExistsError, StoreletError
-from storelet.inspection import inspect
+from storelet.errors import ArchiveExistsError, DestinationError, StoreletError
+from storelet.inspection import Inspection
 from storelet.label import Label, names_taken
 from storelet.layout import Layout
 from storelet.matching import Match
@@ -177,22 +177,33 @@ class Delivery:
     def _inspect(self, size: int) -> None:
         """Look at what has become visible, and delete it where it is not right."""
         assert self._previous is not None  # noqa: S101 - there are spans of it
-        archive: Stored | None = None
         before = self._previous.stored
+        archive = self.destination.find_archive(self.name)
         try:
             now = self.destination.find_archive(before.name)
             if now is not None and (now.version, now.size) != (before.version, before.size):
                 # Asked once more: radosgw 16.2 ignores CopySourceIfMatch.
                 raise CopyFailedError(f"{before.name} has changed meanwhile")
-            archive = self.destination.find_archive(self.name)
             if archive is None or archive.size != size:
                 raise CopyFailedError(f"{self.name} has another size than what was sent for it")
-            inspect(self.destination, archive, self.layout, self.spans, self._previous.members)
+            pieces = cut(self.spans, self.destination.copy_limits) if now is not None else ()
+            inspection = Inspection(self.destination, archive, self._previous)
+            inspection.look(self.layout, self.spans, pieces)
         except StoreletError as error:
             _log.error("%s in %s is not right: %s", self.name, self.destination, error)
             if archive is not None:
-                self.destination.delete(archive)
+                self._take_back(archive)
             raise CopyFailedError(error.message) from error
+
+    def _take_back(self, archive: Stored) -> None:
+        try:
+            self.destination.delete(archive)
+        except StoreletError as error:
+            raise DestinationError(
+                f"{archive.name} in {self.destination} is not right and stays there: "
+                f"{error.message}",
+                hint="delete it by hand",
+            ) from error
 
     def _say_not_reused(self, reason: str, *, is_first: bool = False) -> None:
         report(NotReused(destination=str(self.destination), reason=reason, is_first=is_first))

@@ -89,13 +89,14 @@ class PlanMatch:
         policy = self._policy
         if mtime >= newest or (policy.ctime and ctime >= newest):
             return False
+        if policy.ctime and found == kept and shelf.is_plain(number):  # nearly always
+            return not (header.raw_name or header.link_group)
         facts, kept_facts = shelf.facts(number), _facts_of(header)
-        if facts[:2] != kept_facts[:2]:  # raw name and link group
+        if facts.link_group and found != kept:  # links must go on to share what tells they are
             return False
-        if policy.ctime and found == kept:
-            return True
         return (
-            found[_MTIME] == kept[_MTIME]
+            facts[:2] == kept_facts[:2]  # raw name and link group
+            and found[_MTIME] == kept[_MTIME]
             and found[_SIZE] == kept[_SIZE]
             and (not policy.inode or found[_INODE] == kept[_INODE])
             and (found[_CTIME] == kept[_CTIME] if policy.ctime else facts == kept_facts)
@@ -117,6 +118,7 @@ class SpoolMatch:
 
     def find_live(self, previous: PreviousArchive) -> bytearray:
         """See Match."""
+        self._numbers = array("q")
 
         def is_live(header: Header) -> bool:
             number, content = self._contents.get(header.name, (-1, None))
@@ -136,7 +138,9 @@ class SpoolMatch:
 
 def _content(header: Header) -> tuple[object, ...]:
     """Return what two members share that are the same file, whenever each was read."""
-    return header.size, header.crc, header.fingerprint[_MTIME], _facts_of(header)
+    mark = header.fingerprint
+    # Links to one file must go on to share what tells that they are.
+    return header.size, header.crc, mark if header.link_group else mark[_MTIME], _facts_of(header)
 
 
 def _facts_of(header: Header) -> Facts:

@@ -120,7 +120,7 @@ class Shelf:
 
     def __init__(self) -> None:
         self.count = 0
-        self.bytes = 0  # of what they contain
+        self.bytes = 0  # sizes together, as the file system gives them
         self._fingerprints = bytearray()
         self._facts = array("I")  # see `facts`, one after the other
         self._batches: list[Batch] = []
@@ -129,7 +129,7 @@ class Shelf:
     def add(self, entry: Entry) -> None:
         """Put an entry behind the others."""
         self.count += 1
-        self.bytes += 0 if entry.is_directory else entry.size
+        self.bytes += entry.size
         self._facts.extend(_facts_of(entry))
         self._fingerprints += fingerprint(entry.mtime_ns, entry.ctime_ns, entry.inode, entry.size)
         self._batches += self._filler.add(entry)
@@ -138,6 +138,10 @@ class Shelf:
         """Return the fingerprint of an entry as it was found."""
         at = number * _FINGERPRINT_BYTES
         return bytes(self._fingerprints[at : at + _FINGERPRINT_BYTES])
+
+    def is_plain(self, number: int) -> bool:
+        """Tell whether an entry's name is UTF-8 and it has no other hard links."""
+        return not (self._facts[number * _FACTS] or self._facts[number * _FACTS + 1])
 
     def facts(self, number: int) -> Facts:
         """Return what else must be the same of an entry."""
@@ -172,9 +176,11 @@ class Plan:
 
     def add(self, entry: Entry) -> Skipped | None:
         """Plan an entry; where it cannot have its name, return why. Directories merge."""
-        shelf = self.directories if entry.is_directory else self.files
-        if entry.is_directory and self._names.find(portable_name(entry.name)) is not None:
-            return None
+        shelf = self.files
+        if entry.is_directory:
+            shelf = self.directories
+            if self._names.find(portable_name(entry.name)) is not None:
+                return None
         taken = self._names.take(entry, shelf.count)
         if taken is None:
             shelf.add(entry)

@@ -29,6 +29,7 @@ from storelet.matching import PlanMatch, ReusePolicy
 from storelet.observer import NotReused, Reused, report
 from storelet.plan import Plan, Shelf
 from storelet.source import Entry
+from storelet.zipformat import portable_name
 
 __all__ = ["StreamedBackup"]
 
@@ -71,6 +72,7 @@ class StreamedBackup:
         self._orders = [_Order(each, policy) for each in destinations]
         self._plan = Plan()
         self._read = b""  # a 1 for each file that some destination wanted anew
+        self._told = bytearray()  # a 1 for each file whose outcome was reported
         self._failures: list[StoreletError] = []
         self._has_ended = False
 
@@ -89,6 +91,7 @@ class StreamedBackup:
         """Read what is planned and save it at every destination. Raises StoreletError."""
         self._has_ended = True
         orders = self._orders
+        self._told = bytearray(self._plan.files.count)
         while orders:
             orders = self._attempt(orders)
         reused = self._read.count(0)
@@ -143,7 +146,15 @@ class StreamedBackup:
             select(shelf.batches(), [(layout, each.get(shelf)) for layout, each in wanted])
             for shelf in self._plan.shelves
         )
-        write_members(selected, self._compression)
+        write_members(selected, self._compression, self._is_news)
+
+    def _is_news(self, entry: Entry) -> bool:
+        """Tell whether nothing was reported of a file; a further attempt reads some again."""
+        found = self._plan.find(portable_name(entry.name))
+        if found is None or self._told[found[1]]:
+            return False
+        self._told[found[1]] = 1
+        return True
 
     def _commit(self, order: _Order, delivery: Delivery) -> _Order | None:
         """Commit a delivery; return the order that is to be tried once more, if it is."""

@@ -53,7 +53,7 @@ delivery                errors observer catalogue reuse destination.contract lab
                         previous matching inspection
 spooled                 errors observer deflate source plan layout archive reuse
                         destination.contract temporary label previous matching delivery
-streamed                errors observer deflate source plan layout archive
+streamed                errors observer zipformat deflate source plan layout archive
                         destination.contract label matching delivery
 backup                  errors observer source deflate temporary label matching spooled streamed
                         destination.contract destination.directory destination.s3

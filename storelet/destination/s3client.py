@@ -78,21 +78,20 @@ class Bucket:
         """Go on without: some stores refuse them, or the way in which boto3 sends them."""
         _log.warning("Bucket %s takes no checksums, so none are sent: %s", self.name, reason)
         self.has_checksums = False
-        self._client = None
 
     def _make_client(self) -> S3Client:
         import boto3
+        import botocore.session
         from botocore.config import Config
 
-        ours: dict[str, Any] = {
-            "retries": {"mode": "standard", "total_max_attempts": _ATTEMPTS},
-            "max_pool_connections": _CONNECTIONS,
-        }
-        if not self.has_checksums:
-            ours["request_checksum_calculation"] = "when_required"
-            ours["response_checksum_validation"] = "when_required"
+        config = Config(
+            retries={"mode": "standard", "total_max_attempts": _ATTEMPTS},
+            max_pool_connections=_CONNECTIONS,
+            # We name checksums where they are wanted: boto3 would add them everywhere.
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+        )
         options = dict(self._client_options)
-        config = Config(**ours)
         options["config"] = config.merge(options["config"]) if "config" in options else config
         try:
             client = boto3.client("s3", **options)
@@ -102,8 +101,9 @@ class Bucket:
                 hint="check the options for boto3's client, endpoint_url among them",
             ) from error
         client.meta.events.register("before-send.s3", self._count)
-        if getattr(client.meta.config, "request_checksum_calculation", "") == "when_required":
-            self.has_checksums = False  # as the environment or a profile may say
+        said = botocore.session.get_session().get_config_variable("request_checksum_calculation")
+        if said == "when_required":  # in the environment or a profile
+            self.has_checksums = False
         return client
 
     def _count(self, request: AWSPreparedRequest, **_more: Any) -> None:

@@ -2,8 +2,11 @@
 
 What fits one part is put as one object; anything larger goes as a multipart upload. Copies of
 the archive before are its first parts, numbered from 1, since their number is known; fresh parts
-follow, and all are sent side by side. Parts carry CRC-32 checksums, named when the upload begins,
-so that S3 checks each part and the whole.
+follow, and all are sent side by side.
+
+S3 checks what arrives, by a CRC-32 that is named when the upload begins, or, where there are
+copies, by the MD5 of each part that is not one: a checksum that is named makes stores read every
+copied byte once more (SeaweedFS took twice as long), and some then forget it at the end.
 
 Rules and limits: Amazon S3 User Guide, "Amazon S3 multipart upload limits"; API reference,
 CompleteMultipartUpload (with checksums part numbers are consecutive).
@@ -11,6 +14,8 @@ CompleteMultipartUpload (with checksums part numbers are consecutive).
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import logging
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -88,7 +93,8 @@ class S3Upload:
         self._options = {**options, "Metadata": {**options["Metadata"], _OWN_ID: self._own_id}}
         self._expected = size  # bytes that are not copied
         self._size = 0  # bytes given so far, and copied
-        self._buffer = bytearray()
+        self._buffer = bytearray()  # the part that is being filled, as large as it becomes
+        self._filled = 0  # bytes of it
         self._copied: tuple[Stored, Sequence[tuple[int, int]]] | None = None
         self._copies: Sending[CompletedPartTypeDef] = Sending(_COPIES_AT_ONCE)
         self._parts: Sending[CompletedPartTypeDef] = Sending(PARTS_AT_ONCE)
@@ -96,7 +102,7 @@ class S3Upload:
 
     def copy(self, source: Stored, ranges: Sequence[tuple[int, int]]) -> None:
         """See the contract; the first copy is awaited, since most fail all for one reason."""
-        self._copied = (source, ranges)
+        self._copied = (source, _with_small_first(ranges))
         copied = sum(size for _, size in ranges)
         self._expected -= copied
         self._size += copied
@@ -106,15 +112,22 @@ class S3Upload:
     def write(self, data: bytes | memoryview) -> None:
         """See the contract."""
         self._size += len(data)
-        self._buffer += data
-        while len(self._buffer) >= (size := self._next_bytes):
-            self._give_part(bytes(self._buffer[:size]))
-            del self._buffer[:size]
+        rest = memoryview(data)
+        while rest:
+            if not self._filled:
+                self._buffer = bytearray(self._next_bytes)
+            room = len(self._buffer) - self._filled
+            some = rest[:room]
+            self._buffer[self._filled : self._filled + len(some)] = some
+            self._filled += len(some)
+            rest = rest[room:]
+            if self._filled == len(self._buffer):
+                self._give_part(self._take_buffer())
 
     def commit(self) -> str:
         """See the contract."""
-        if self._upload_id is not None and self._buffer:
-            self._give_part(bytes(self._buffer))
+        if self._upload_id is not None and self._filled:
+            self._give_part(self._take_buffer())
         with _copying(), translating(self._bucket.name, "copy in"):
             self._copies.collect()
         with translating(self._bucket.name):
@@ -134,6 +147,17 @@ class S3Upload:
             abort_upload(self._bucket, self._target["Key"], upload_id)
 
     @property
+    def _checksum(self) -> dict[str, Any]:
+        return {} if self._copied is not None else self._bucket.checksum
+
+    def _take_buffer(self) -> bytearray:
+        """Return what has been filled, as it is and not copied; there is no buffer then."""
+        taken, self._buffer = self._buffer, bytearray()
+        del taken[self._filled :]
+        self._filled = 0
+        return taken
+
+    @property
     def _next_bytes(self) -> int:
         return part_bytes(
             self._copies.count + self._parts.count + 1, self._copies.count, self._expected
@@ -151,7 +175,7 @@ class S3Upload:
         try:
             self._upload_id = self._create()
         except ClientError as error:
-            if not (self._bucket.has_checksums and are_checksums_refused(error)):
+            if not (self._checksum and are_checksums_refused(error)):
                 raise
             self._bucket.forgo_checksums(error)
             self._upload_id = self._create()
@@ -169,7 +193,7 @@ class S3Upload:
 
     def _create(self) -> str:
         created = self._bucket.client.create_multipart_upload(
-            **self._target, **self._options, **self._bucket.checksum
+            **self._target, **self._options, **self._checksum
         )
         return created["UploadId"]
 
@@ -189,7 +213,7 @@ class S3Upload:
             )
         return _completed(number, copied["CopyPartResult"])
 
-    def _give_part(self, data: bytes) -> None:
+    def _give_part(self, data: bytearray) -> None:
         """Send a part, while the next one is collected; wait where enough are on their way."""
         with translating(self._bucket.name):
             if self._upload_id is None:
@@ -203,12 +227,12 @@ class S3Upload:
         with _copying(), translating(self._bucket.name, "copy in"):
             self._copies.look()
 
-    def _give_first_part(self, data: bytes) -> None:
+    def _give_first_part(self, data: bytearray) -> None:
         """Send a part that may be refused with its checksum, and then is sent without one."""
         from botocore.exceptions import ClientError
 
         self._start_part(data)
-        if not self._bucket.has_checksums:
+        if not self._checksum:
             return
         try:
             self._parts.collect()
@@ -217,22 +241,28 @@ class S3Upload:
                 raise
             self.abort()
             self._bucket.forgo_checksums(error)
-            self._copies, self._parts = Sending(_COPIES_AT_ONCE), Sending(PARTS_AT_ONCE)
+            self._parts = Sending(PARTS_AT_ONCE)
             self._begin()
             self._start_part(data)
 
-    def _start_part(self, data: bytes) -> None:
+    def _start_part(self, data: bytearray) -> None:
         number = self._copies.count + self._parts.count + 1
         self._parts.start(partial(self._send_part, self._upload_id, number, data))
 
-    def _send_part(self, upload_id: str | None, number: int, data: bytes) -> CompletedPartTypeDef:
+    def _send_part(
+        self, upload_id: str | None, number: int, data: bytearray
+    ) -> CompletedPartTypeDef:
+        check = self._checksum
+        if self._copied is not None:
+            digest = hashlib.md5(data, usedforsecurity=False).digest()
+            check = {"ContentMD5": base64.b64encode(digest).decode()}
         sent = self._bucket.client.upload_part(
             **self._target,
             **self._bucket.repeated,
-            **self._bucket.checksum,
+            **check,
             UploadId=upload_id or "",
             PartNumber=number,
-            Body=data,
+            Body=data,  # type: ignore[arg-type] # boto3 takes a bytearray, its stubs do not
         )
         return _completed(number, sent)
 
@@ -282,11 +312,16 @@ class S3Upload:
     def _put(self, condition: dict[str, Any]) -> None:
         from botocore.exceptions import ClientError
 
-        what = {**self._target, **self._options, **condition, "Body": bytes(self._buffer)}
+        what = {
+            **self._target,
+            **self._options,
+            **condition,
+            "Body": bytes(self._buffer[: self._filled]),
+        }
         try:
-            self._bucket.client.put_object(**what, **self._bucket.checksum)
+            self._bucket.client.put_object(**what, **self._checksum)
         except ClientError as error:
-            if not (self._bucket.has_checksums and are_checksums_refused(error)):
+            if not (self._checksum and are_checksums_refused(error)):
                 raise
             self._bucket.forgo_checksums(error)
             self._bucket.client.put_object(**what)
@@ -300,6 +335,14 @@ class S3Upload:
         except (BotoCoreError, ClientError):  # the error being handled already says more
             return False
         return head is not None and head["Metadata"].get(_OWN_ID) == self._own_id
+
+
+def _with_small_first(ranges: Sequence[tuple[int, int]]) -> Sequence[tuple[int, int]]:
+    """Cut a small copy off the first one, which all others wait for."""
+    (offset, size), *rest = ranges
+    if size < 2 * PART_BYTES:
+        return ranges
+    return [(offset, PART_BYTES), (offset + PART_BYTES, size - PART_BYTES), *rest]
 
 
 def find_object(bucket: Bucket, key: str) -> HeadObjectOutputTypeDef | None:
