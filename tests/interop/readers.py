@@ -17,7 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import IO
 
-__all__ = ["READERS", "Found", "Java", "Reader", "look"]
+__all__ = ["READERS", "Found", "Java", "Reader", "hash_of", "java_is_missing", "look"]
 
 # That `unzip` may write any name it must be told by locale, `-^` (control characters) and `-V`:
 # else `file;1` is version 1 of `file`, as on VMS.

