@@ -114,7 +114,7 @@ class S3Upload:
         self._size += len(data)
         rest = memoryview(data)
         while rest:
-            if not self._filled:
+            if not self._filled and len(self._buffer) != self._next_bytes:
                 self._buffer = bytearray(self._next_bytes)
             room = len(self._buffer) - self._filled
             some = rest[:room]
@@ -150,10 +150,9 @@ class S3Upload:
     def _checksum(self) -> dict[str, Any]:
         return {} if self._copied is not None else self._bucket.checksum
 
-    def _take_buffer(self) -> bytearray:
-        """Return what has been filled, as it is and not copied; there is no buffer then."""
-        taken, self._buffer = self._buffer, bytearray()
-        del taken[self._filled :]
+    def _take_buffer(self) -> bytes:
+        """Return what has been filled; the buffer is empty then."""
+        taken = bytes(memoryview(self._buffer)[: self._filled])
         self._filled = 0
         return taken
 
@@ -213,7 +212,7 @@ class S3Upload:
             )
         return _completed(number, copied["CopyPartResult"])
 
-    def _give_part(self, data: bytearray) -> None:
+    def _give_part(self, data: bytes) -> None:
         """Send a part, while the next one is collected; wait where enough are on their way."""
         with translating(self._bucket.name):
             if self._upload_id is None:
@@ -227,7 +226,7 @@ class S3Upload:
         with _copying(), translating(self._bucket.name, "copy in"):
             self._copies.look()
 
-    def _give_first_part(self, data: bytearray) -> None:
+    def _give_first_part(self, data: bytes) -> None:
         """Send a part that may be refused with its checksum, and then is sent without one."""
         from botocore.exceptions import ClientError
 
@@ -245,12 +244,12 @@ class S3Upload:
             self._begin()
             self._start_part(data)
 
-    def _start_part(self, data: bytearray) -> None:
+    def _start_part(self, data: bytes) -> None:
         number = self._copies.count + self._parts.count + 1
         self._parts.start(partial(self._send_part, self._upload_id, number, data))
 
     def _send_part(
-        self, upload_id: str | None, number: int, data: bytearray
+        self, upload_id: str | None, number: int, data: bytes
     ) -> CompletedPartTypeDef:
         check = self._checksum
         if self._copied is not None:
@@ -262,7 +261,7 @@ class S3Upload:
             **check,
             UploadId=upload_id or "",
             PartNumber=number,
-            Body=data,  # type: ignore[arg-type] # boto3 takes a bytearray, its stubs do not
+            Body=data,
         )
         return _completed(number, sent)
 
