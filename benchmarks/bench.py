@@ -63,9 +63,7 @@ def main() -> None:
         finally:  # what was measured before it was broken off took long enough
             results.print_tables()
     print()
-    for each in contenders:
-        if each.is_nightly and each.restore_all is None:
-            print(f"no restore, since it has none yet: {each.name} to {each.to}")
+    print("Storelet's archives are restored by unzip, downloaded by aws s3 cp from S3")
     print(f"{len(sizes):,} files, {sum(sizes) / 1e6:,.0f} MB; medians of {options.rounds}")
     print(_describe(days))
     print(f"{name_machine()}\n{name_versions(contenders)}")

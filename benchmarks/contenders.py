@@ -12,14 +12,14 @@ from benchmarks.server import find_weed
 
 __all__ = ["CONTENDERS", "STORELET", "Contender", "Place"]
 
-# Its arguments: a tree, a directory or s3:BUCKET, and how to compress.
+# Its arguments: a tree, a directory or s3:BUCKET, how to compress, and whether to keep the path.
 STORELET = """
 import sys, storelet
-tree, kept, compression = sys.argv[1:]
+tree, kept, compression, *whole_path = sys.argv[1:]
 bucket = kept.removeprefix("s3:")
 destination = storelet.Directory(kept) if bucket == kept else storelet.S3(bucket)
 with storelet.ZipBackup("bench", destination=destination, compression=compression) as backup:
-    backup.include_directory(tree)
+    backup.include_directory(tree, preserve_paths=bool(whole_path))
 """
 _ZIPFILE = """
 import os, sys, zipfile
@@ -95,10 +95,16 @@ class Contender:
         return next((each for each in self.needs if not shutil.which(each)), None)
 
 
-# Its arguments: the archive's temporary file, the bucket's object; then the tree, or where to
-# restore and what.
+# Its arguments: the archive's temporary file, the bucket's object, the tree.
 _ZIP_TO_S3 = 'zip -rqy "$0" "$2" && aws s3 cp --only-show-errors "$0" "$1" && rm "$0"'
-_UNZIP_FROM_S3 = 'aws s3 cp --only-show-errors "$1" "$0" && unzip -qq "$0" "$3" -d "$2" && rm "$0"'
+
+# Any unzip restores what Storelet has made. The newest archive's name is the last one. Arguments:
+# where it is kept, where to restore, what; and, from S3, a temporary file.
+_UNZIP_LAST = 'unzip -qq "$(ls "$0"/*.zip | tail -n 1)" "$2" -d "$1"'
+_UNZIP_LAST_FROM_S3 = (
+    'last=$(aws s3 ls "s3://$0/" | awk "{{print \\$4}}" | tail -n 1) && '
+    'aws s3 cp --only-show-errors "s3://$0/$last" "$3" && unzip -qq "$3" "$2" -d "$1" && rm "$3"'
+)
 
 _IN_SHELL = ("sh", "-ec")
 _RESTIC = ("restic", "--quiet", "--repo={repository}")
@@ -114,20 +120,22 @@ _TO_DIRECTORY = [
     Contender(
         name="storelet fast",
         to="directory",
-        back_up=(sys.executable, "-c", STORELET, "{tree}", "{kept}", "fast"),
+        needs=("unzip",),
+        back_up=(sys.executable, "-c", STORELET, "{tree}", "{kept}", "fast", "whole path"),
+        restore_one=(*_IN_SHELL, _UNZIP_LAST, "{kept}", "{into}", "{source_inside}"),
+        restore_all=(*_IN_SHELL, _UNZIP_LAST, "{kept}", "{into}", "*"),
     ),
     Contender(
         name="storelet small",
         to="directory",
-        back_up=(sys.executable, "-c", STORELET, "{tree}", "{kept}", "small"),
+        back_up=(sys.executable, "-c", STORELET, "{tree}", "{kept}", "small", "whole path"),
     ),
     Contender(
         name="zip -r",
         to="directory",
-        needs=("zip", "unzip"),
+        needs=("zip",),
         back_up=("zip", "-rqy", "{archive}", "{tree}"),
-        restore_one=("unzip", "-qq", "{archive}", "{source_inside}", "-d", "{into}"),
-        restore_all=("unzip", "-qq", "{archive}", "-d", "{into}"),
+        is_nightly=False,
     ),
     Contender(
         name="Python zipfile",
@@ -165,7 +173,12 @@ _TO_S3 = [
     Contender(
         name="storelet fast",
         to="S3",
-        back_up=(sys.executable, "-c", STORELET, "{tree}", "s3:{kept}", "fast"),
+        needs=("unzip", "aws"),
+        back_up=(sys.executable, "-c", STORELET, "{tree}", "s3:{kept}", "fast", "whole path"),
+        restore_one=(
+            *(*_IN_SHELL, _UNZIP_LAST_FROM_S3, "{kept}", "{into}", "{source_inside}", "{spooled}"),
+        ),
+        restore_all=(*_IN_SHELL, _UNZIP_LAST_FROM_S3, "{kept}", "{into}", "*", "{spooled}"),
     ),
     Contender(
         name="storeletd's job",
@@ -179,13 +192,9 @@ _TO_S3 = [
     Contender(
         name="zip -r, aws s3 cp",
         to="S3",
-        needs=("zip", "unzip", "aws"),
+        needs=("zip", "aws"),
         back_up=(*_IN_SHELL, _ZIP_TO_S3, "{spooled}", "s3://{archive}", "{tree}"),
-        restore_one=(
-            *(*_IN_SHELL, _UNZIP_FROM_S3, "{spooled}", "s3://{archive}", "{into}"),
-            "{source_inside}",
-        ),
-        restore_all=(*_IN_SHELL, _UNZIP_FROM_S3, "{spooled}", "s3://{archive}", "{into}", "*"),
+        is_nightly=False,
     ),
     Contender(
         name="restic",

@@ -69,9 +69,12 @@ class Delivery:
             self._previous = previous
             self.spans = [each for each in spans if not _holds_any(each, but)]
 
-    def open(self, size: int) -> None:
-        """Open the upload of an archive of about `size` bytes; what cannot be copied is not."""
-        self.name, self._upload = self._open_upload(size)
+    def open(self, fresh: int, whole: int) -> None:
+        """Open the upload of an archive with about `fresh` bytes that are not copied.
+
+        What cannot be copied is not; then it has about `whole` bytes.
+        """
+        self.name, self._upload = self._open_upload(fresh)
         if self._previous is not None and self.spans:
             ranges = cut(self.spans, self.destination.copy_limits)
             try:
@@ -80,7 +83,7 @@ class Delivery:
                 self._say_not_reused(error.message)
                 self.spans = ()
                 self._upload.abort()
-                self.name, self._upload = self._open_upload(size)
+                self.name, self._upload = self._open_upload(whole)
         for span in self.spans:
             self._add_copied(span)
 

@@ -7,7 +7,6 @@ local time in its name is for people, and an hour of every autumn has it twice.
 from __future__ import annotations
 
 import os
-import re
 import socket
 import stat
 import time
@@ -15,6 +14,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 from storelet import catalogue
+from storelet.destination.contract import backup_of
 from storelet.errors import ArchiveExistsError, UsageError
 from storelet.source import Entry, UnreadableError, open_file
 from storelet.zipformat import ArchiveRecord
@@ -24,7 +24,6 @@ __all__ = ["Label", "names_taken"]
 _NAMES_TRIED = 60  # seconds after now whose names may all be taken before we give up
 _NAME_BYTES = 255 - len("_YYYYMMDDhhmmss.zip")  # a file's name has 255 at most
 _FIRST_HEADER_BYTES = 46 + 2 * 0x10000  # central header, APPNOTE 4.3.12: name and extra field
-_ARCHIVE_NAME = re.compile(r"(.+)_[0-9]{14}\.zip", re.DOTALL)
 
 
 class Label:
@@ -66,13 +65,13 @@ class Label:
         if not entry.path.endswith(".zip"):
             return False
         directory, file_name = os.path.split(entry.path)
-        named = _ARCHIVE_NAME.fullmatch(file_name)
-        if named is None or not stat.S_ISREG(entry.mode):
+        backup = backup_of(file_name)
+        if backup is None or not stat.S_ISREG(entry.mode):
             return False
-        if named[1] != self.name and os.path.realpath(directory) not in places:
+        if backup != self.name and os.path.realpath(directory) not in places:
             return False
         record = read_record(entry)
-        return record is not None and record.job == named[1]
+        return record is not None and record.job == backup
 
 
 def read_record(entry: Entry) -> ArchiveRecord | None:

@@ -31,6 +31,8 @@ _BATCH_ENTRIES = 128
 _BATCH_BYTES = 1 << 20  # before its last entry, which is at most as large again
 _BATCH_NAMES = 64 << 10  # characters
 _FINGERPRINT_BYTES = 32
+_SIZE_AT = 24  # in a fingerprint
+_RECORD_BYTES = 512  # about what an entry takes in an archive beside its content
 
 
 class Batch(NamedTuple):
@@ -138,6 +140,17 @@ class Shelf:
         """Return the fingerprint of an entry as it was found."""
         at = number * _FINGERPRINT_BYTES
         return bytes(self._fingerprints[at : at + _FINGERPRINT_BYTES])
+
+    def size_of(self, wanted: bytearray | None) -> int:
+        """Return about how many bytes entries marked 1 take in an archive; None means all."""
+        if wanted is None:
+            return self.bytes + self.count * _RECORD_BYTES
+        size, number = 0, wanted.find(1)
+        while number >= 0:
+            at = number * _FINGERPRINT_BYTES + _SIZE_AT
+            size += int.from_bytes(self._fingerprints[at : at + 8], "little") + _RECORD_BYTES
+            number = wanted.find(1, number + 1)
+        return size
 
     def is_plain(self, number: int) -> bool:
         """Tell whether an entry's name is UTF-8 and it has no other hard links."""

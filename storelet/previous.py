@@ -11,6 +11,7 @@ Whatever is wrong with the archive makes the backup cost more and is never an er
 from __future__ import annotations
 
 from array import array
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, pairwise
@@ -53,6 +54,7 @@ class Members:
         self.read_at = array("q")  # when the bytes were read, seconds since the epoch
         self._end = end  # bytes: where the members end and the catalogue begins
         self._pieces = [squeeze(piece) for piece in pieces]  # of the catalogue
+        self._at_hand: tuple[int, bytes] | None = None
         self._firsts = array("Q")  # member that a piece begins with
         self._starts = array("I")  # where the header of each member stands in its piece
 
@@ -80,15 +82,22 @@ class Members:
 
     def headers(self, span: Span) -> Iterator[bytes]:
         """Yield the central headers of a span's members, without the archive's own record."""
-        for number, first in enumerate(self._firsts):
+        begin = bisect_right(self._firsts, span.first) - 1
+        for number, first in enumerate(self._firsts[begin:], begin):
+            if first >= span.stop:
+                return
             stop = self._firsts[number + 1] if number + 1 < len(self._firsts) else len(self.read_at)
-            if first >= span.stop or stop <= span.first:
-                continue
-            piece = unsqueeze(self._pieces[number])
+            piece = self._unsqueeze(number)
             start = self._starts[max(first, span.first)]
             end = self._starts[span.stop] if span.stop < stop else len(piece)
             headers = piece[start:end]
             yield set_record(headers, None) if span.first == first == 0 else headers
+
+    def _unsqueeze(self, number: int) -> bytes:
+        """Return a piece, which is at hand still where the next span is in it too."""
+        if self._at_hand is None or self._at_hand[0] != number:
+            self._at_hand = number, unsqueeze(self._pieces[number])
+        return self._at_hand[1]
 
     def header(self, member: int) -> Header:
         """Return the central header of one member."""

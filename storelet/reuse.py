@@ -20,7 +20,7 @@ __all__ = ["CopyLimits", "Span", "choose", "cut", "expire", "find_spans"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CopyLimits:
-    """What a destination can copy."""
+    """What a destination can copy; `usual` is at least twice `smallest`."""
 
     smallest: int  # bytes of one copy
     usual: int  # bytes: larger spans are cut, so that copies go on side by side

@@ -109,7 +109,7 @@ class SpooledBackup:
     ) -> None:
         if reuse:
             delivery.reuse(match, None, frozenset())
-        delivery.open(members.offsets[-1])
+        delivery.open(members.offsets[-1], members.offsets[-1])
         for span in find_spans(members.offsets, match.wanted(delivery.spans)):
             self._send_span(delivery.layout, members, span)
 

@@ -35,7 +35,6 @@ __all__ = ["StreamedBackup"]
 
 _log = logging.getLogger("storelet")
 
-_RECORD_BYTES = 512  # about what an entry takes in an archive beside its content
 _ATTEMPTS = 3  # of one destination with copies, each without those that failed
 
 
@@ -124,19 +123,21 @@ class StreamedBackup:
 
     def _open(self, order: _Order, delivery: Delivery) -> _Wanted | None:
         """Open a delivery and return what it wants; None where it failed."""
+        shelves = self._plan.shelves
+        whole = sum(shelf.size_of(None) for shelf in shelves)
         wanted: _Wanted = {}
-        size = sum(each.bytes + each.count * _RECORD_BYTES for each in self._plan.shelves)
         try:
-            match = None
-            if order.policy is not None and size >= order.destination.copy_limits.smallest:
+            if order.policy is not None and whole >= order.destination.copy_limits.smallest:
                 match = PlanMatch(self._plan, order.policy)
                 delivery.reuse(match, order.policy.reread, order.but)
-            delivery.open(size)
+                wanted = match.wanted(delivery.spans) if delivery.spans else {}
+            fresh = sum(shelf.size_of(wanted.get(shelf)) for shelf in shelves)
+            delivery.open(fresh, whole)
         except StoreletError as error:
             self._fail(error)
             return None
-        if match is not None and delivery.spans:
-            wanted = match.wanted(delivery.spans)
+        if not delivery.spans:
+            wanted = {}
         files = self._plan.files
         self._read = _or(self._read, wanted.get(files, b"\1" * files.count))
         return wanted

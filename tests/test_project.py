@@ -45,7 +45,7 @@ destination.s3upload    errors observer reuse destination.contract destination.s
 destination.s3          errors abandoned reuse destination.contract destination.s3client
                         destination.s3errors destination.s3upload
 temporary               errors
-label                   errors zipformat catalogue source
+label                   errors zipformat catalogue source destination.contract
 previous                errors zipformat catalogue deflate reuse destination.contract
 matching                zipformat catalogue plan reuse previous
 inspection              errors zipformat catalogue reuse destination.contract layout previous

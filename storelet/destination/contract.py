@@ -16,7 +16,7 @@ from typing import Protocol
 from storelet.errors import DestinationError
 from storelet.reuse import CopyLimits
 
-__all__ = ["CopyFailedError", "Destination", "Stored", "Traffic", "Upload", "is_archive_of"]
+__all__ = ["CopyFailedError", "Destination", "Stored", "Traffic", "Upload", "backup_of"]
 
 _ARCHIVE_NAME = re.compile(r"(.+)_[0-9]{14}\.zip", re.DOTALL)
 
@@ -92,7 +92,7 @@ class Destination(Protocol):
         """Name it in words: `bucket my-bucket`, `directory /srv/backups`."""
 
     def open_upload(self, name: str, metadata: Mapping[str, str], size: int = 0) -> Upload:
-        """Begin an archive of the file name `name`, of about `size` bytes.
+        """Begin an archive of the file name `name`, with about `size` bytes that are not copied.
 
         `metadata` (ASCII keys and values) is kept with it where the destination can. Raises
         ArchiveExistsError where the name is taken, DestinationMissingError where there is no
@@ -115,7 +115,7 @@ class Destination(Protocol):
         """Delete an archive; one that is not there is none."""
 
 
-def is_archive_of(file_name: str, backup: str) -> bool:
-    """Tell whether a file name is that of an archive of the backup `backup`."""
+def backup_of(file_name: str) -> str | None:
+    """Return the name of the backup whose archives have such file names; None for other files."""
     named = _ARCHIVE_NAME.fullmatch(file_name)
-    return named is not None and named[1] == backup
+    return None if named is None else named[1]

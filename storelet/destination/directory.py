@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from storelet.destination.contract import CopyFailedError, Stored, Traffic, is_archive_of
+from storelet.destination.contract import CopyFailedError, Stored, Traffic, backup_of
 from storelet.errors import (
     ArchiveExistsError,
     DestinationError,
@@ -76,7 +76,7 @@ class Directory:
     def list_archives(self, backup: str) -> list[Stored]:
         """See the contract."""
         try:
-            names = [name for name in os.listdir(self.path) if is_archive_of(name, backup)]
+            names = [name for name in os.listdir(self.path) if backup_of(name) == backup]
         except OSError as error:
             raise _explain(error, self, "read") from error
         found = [self.find_archive(name) for name in names]

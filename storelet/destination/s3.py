@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from storelet.abandoned import take_abandoned
-from storelet.destination.contract import Stored, Traffic, is_archive_of
+from storelet.destination.contract import Stored, Traffic, backup_of
 from storelet.destination.s3client import Bucket
 from storelet.destination.s3errors import translating
 from storelet.destination.s3upload import LIMITS, S3Upload, abort_upload, find_object
@@ -88,7 +88,7 @@ class S3:
                 Bucket=self.bucket, Prefix=start, **self._bucket.owner
             )
             found = [self._stored(each) for page in pages for each in page.get("Contents", ())]
-        archives = [each for each in found if is_archive_of(each.name, backup)]
+        archives = [each for each in found if backup_of(each.name) == backup]
         return sorted(archives, key=lambda each: (each.modified, each.name))
 
     def find_archive(self, name: str) -> Stored | None:

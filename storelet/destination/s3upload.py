@@ -103,9 +103,7 @@ class S3Upload:
     def copy(self, source: Stored, ranges: Sequence[tuple[int, int]]) -> None:
         """See the contract; the first copy is awaited, since most fail all for one reason."""
         self._copied = (source, _with_small_first(ranges))
-        copied = sum(size for _, size in ranges)
-        self._expected -= copied
-        self._size += copied
+        self._size += sum(size for _, size in ranges)
         with _copying(), translating(self._bucket.name, "copy in"):
             self._begin()
 
@@ -248,9 +246,7 @@ class S3Upload:
         number = self._copies.count + self._parts.count + 1
         self._parts.start(partial(self._send_part, self._upload_id, number, data))
 
-    def _send_part(
-        self, upload_id: str | None, number: int, data: bytes
-    ) -> CompletedPartTypeDef:
+    def _send_part(self, upload_id: str | None, number: int, data: bytes) -> CompletedPartTypeDef:
         check = self._checksum
         if self._copied is not None:
             digest = hashlib.md5(data, usedforsecurity=False).digest()

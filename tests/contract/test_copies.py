@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import storelet
-from storelet.destination.contract import CopyFailedError, Destination, Stored, is_archive_of
+from storelet.destination.contract import CopyFailedError, Destination, Stored, backup_of
 from storelet.destination.directory import Directory
 from storelet.destination.s3 import S3
 from tests.contract.test_destination import (  # noqa: F401 - fixtures
@@ -77,7 +77,7 @@ def test_the_archives_of_a_backup_are_listed_and_those_of_no_other(
     ]
     assert destination.list_archives("nothing") == []
     for odd in ("exampl.", "*", "%", "example_", "ü ✓"):
-        assert all(is_archive_of(each.name, odd) for each in destination.list_archives(odd))
+        assert all(backup_of(each.name) == odd for each in destination.list_archives(odd))
 
 
 def test_they_are_listed_by_their_time_at_the_destination_oldest_first(

@@ -112,7 +112,8 @@ def test_a_yaml_job_makes_an_archive(daemon: Daemon, tree: Path, destination: Pa
     read = sum(p.stat().st_size for p in tree.rglob("*") if _is_file(p))
     assert done["files"] == {"seen": len(members), "reused": 0, "read": len(members), "skipped": 0}
     assert (done["bytes"]["read"], done["bytes"]["archive"]) == (read, archive.stat().st_size)
-    assert done["notes"] == []
+    first = f"not reused from directory {destination}: it has no archive of this backup yet"
+    assert done["notes"] == [first]
 
 
 def test_a_python_module_records_what_the_library_did(

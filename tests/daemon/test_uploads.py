@@ -13,6 +13,7 @@ import pytest
 
 from tests.daemon.test_daemon import SOON, finished, jobs, run, started, write_job
 from tests.helpers import Bucket, Daemon, wait_for
+from tests.proxy import Proxy
 
 # Opens an upload, sends a part, reports it as the library does, and then never ends.
 OPENING = """\
@@ -101,6 +102,33 @@ def test_a_yaml_jobs_lost_upload_is_aborted_at_the_start(
     runs = daemon.request("GET", "/runs?job=web")[1]["runs"]
     assert [each["outcome"] for each in runs] == ["lost"]  # that was no run
     assert remembered(daemon) == set()
+
+
+def test_what_the_library_has_opened_is_aborted_after_a_kill(
+    daemon: Daemon, s3_server: Bucket, tmp_path: Path, foreign: str
+) -> None:
+    (tmp_path / "large").mkdir()
+    (tmp_path / "large" / "random").write_bytes(os.urandom(20 << 20))
+    daemon.stop()
+    daemon.environment |= s3_server.environment
+    daemon.start()
+    with Proxy(s3_server.endpoint) as proxy:
+        proxy.script = lambda request: "hang" if request.query.get("partNumber") == ["2"] else None
+        endpoint = f", endpoint_url: '{proxy.endpoint}'"
+        write_yaml(daemon, tmp_path / "large", s3_server.name, endpoint)
+        wait_for(lambda: "web" in jobs(daemon), seconds=SOON)
+        daemon.request("POST", "/jobs/web/runs")
+        wait_for(lambda: proxy.actions.count("UploadPart") > 1, seconds=30, what="a second part")
+        assert len(open_uploads(s3_server)) == 2
+        daemon.kill()
+        for process in daemon.processes():
+            with suppress(ProcessLookupError):
+                os.kill(int(process.split()[0]), signal.SIGKILL)
+    write_yaml(daemon, tmp_path / "large", s3_server.name)
+    daemon.start()
+    wait_for(lambda: open_uploads(s3_server) == {foreign}, seconds=30, what="the upload's end")
+    assert s3_server.keys() == []
+    assert run(daemon, "web")["outcome"] == "success"
 
 
 def test_a_modules_lost_upload_is_aborted_by_its_next_run(
