@@ -41,6 +41,8 @@ _log = logging.getLogger("storelet")
 
 _RAW = -zlib.MAX_WBITS
 _ZLIB_LEVEL = 6
+_SAMPLES = 8
+_SAMPLE_BYTES = 4 << 10
 _STORED_BYTES = 0xFFFF  # of a stored block, RFC 1951 3.2.4
 
 
@@ -136,15 +138,23 @@ def _small_engine() -> Engine:
     import deflate as libdeflate
     from zlib_ng import zlib_ng
 
+    quick = _find_squeezer()
+
     def deflate(data: bytes, flush: int) -> bytes:
         compressor = zlib_ng.compressobj(6, zlib_ng.DEFLATED, _RAW)
         return bytes(compressor.compress(data) + compressor.flush(flush))
 
-    return Engine(
-        lambda data: _if_smaller(bytes(libdeflate.deflate_compress(data, 6)), data),
-        lambda data, is_last: _block(data, is_last, deflate),
-        libdeflate.crc32,
-    )
+    def whole(data: bytes) -> bytes | None:
+        if _looks_random(data, quick):
+            return None
+        return _if_smaller(bytes(libdeflate.deflate_compress(data, 6)), data)
+
+    def block(data: bytes, is_last: bool) -> bytes:
+        if _looks_random(data, quick):
+            return _stored_blocks(data, is_last)
+        return _block(data, is_last, deflate)
+
+    return Engine(whole, block, libdeflate.crc32)
 
 
 def _zlib_engine() -> Engine:
@@ -168,6 +178,16 @@ _ENGINES: dict[Compression, Callable[[], Engine]] = {
     "small": _small_engine,
     "none": _no_engine,
 }
+
+
+def _looks_random(data: bytes, quick: Callable[[bytes], bytes | None]) -> bool:
+    """Tell whether samples of `data` do not shrink: random data take the slow engines longest."""
+    step = len(data) // _SAMPLES
+    if step < 4 * _SAMPLE_BYTES:
+        return False
+    starts = range(0, _SAMPLES * step, step)
+    sample = b"".join(data[start : start + _SAMPLE_BYTES] for start in starts)
+    return quick(sample) is None
 
 
 def _if_smaller(deflated: bytes, data: bytes) -> bytes | None:

@@ -148,3 +148,19 @@ def quiet(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     with caplog.at_level(logging.WARNING):
         yield
     assert not [each for each in caplog.records if "zlib, which is slower" in each.getMessage()]
+
+
+@pytest.mark.parametrize("size", [200_000, 1 << 20])
+def test_what_is_random_is_not_deflated_slowly_and_what_is_so_in_part_is(size: int) -> None:
+    """The slow engines are spared what samples tell, and nothing else."""
+    engine = find_engine("small")
+    random = os.urandom(size)
+    assert deflate._looks_random(random, find_engine("fast").whole)
+    assert engine.whole(random) is None
+    text = b"word " * (size // 40)
+    mixed = random[: size - len(text)] + text  # an eighth
+    assert not deflate._looks_random(mixed, find_engine("fast").whole)
+    deflated = engine.whole(mixed)
+    assert deflated is not None
+    assert len(deflated) < size * 9 // 10
+    assert len(engine.block(mixed, True)) < size * 9 // 10
