@@ -38,7 +38,7 @@ class ZipBackup:
 
     `name` begins the archives' names: `<name>_<YYYYMMDDhhmmss>.zip`. With `destination`, one or
     several of S3 and Directory, the archive is streamed there when the block ends well, and the
-    sources must stay in place until then. `compression` is `fast`, `small` (2.5 times slower, a
+    sources must stay in place until then. `compression` is `fast`, `small` (three times slower, a
     few per cent smaller) or `none`.
 
     With `reuse`, what has not changed since the archive before is copied by the destination: in

@@ -90,8 +90,8 @@ class Settings(SettingsModel):
     include: _Includes = ()
     save: _Saves = ()
     compression: Literal["fast", "small", "none"] = setting(
-        "How hard to deflate: small is 2.5 times slower than fast and a few per cent smaller, none"
-        " stores everything as it is.",
+        "How hard to deflate: small is three times slower than fast and a few per cent smaller,"
+        " none stores everything as it is.",
         "small",
         default="fast",
     )

@@ -461,7 +461,8 @@ def test_an_interrupt_during_the_upload_aborts_it(s3_server: Bucket, proxy: Prox
 
 
 INTERRUPTED = """
-import os, storelet, sys
+import os, signal, storelet, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 with storelet.ZipBackup("example") as backup:
     with backup.include_new_dir("d") as d, open(f"{d}/large", "wb") as file:
         file.write(os.urandom(9 << 20))
