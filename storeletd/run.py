@@ -153,6 +153,9 @@ class ActiveRun:
 
     async def follow(self) -> AsyncIterator[Message]:
         """Yield how it stands, the lines so far, and then what happens until the end."""
+        if self.run.state == "finished":  # its end was told before; it is about to be let go of
+            yield Message("finished", self.run)
+            return
         queue: asyncio.Queue[Message] = asyncio.Queue()
         queue.put_nowait(Message("state", self.run))
         for line in self.lines:
