@@ -17,6 +17,7 @@ import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from threading import Lock
 
 from storelet.archive import select, write_members
 from storelet.deflate import Compression
@@ -70,6 +71,7 @@ class StreamedBackup:
         self._compression: Compression = compression
         self._orders = [_Order(each, policy) for each in destinations]
         self._plan = Plan()
+        self._planning = Lock()  # several threads may include
         self._read = b""  # a 1 for each file that some destination wanted anew
         self._told = bytearray()  # a 1 for each file whose outcome was reported
         self._failures: list[StoreletError] = []
@@ -82,7 +84,8 @@ class StreamedBackup:
                 f"backup {self._label.name} has ended", hint="include inside its with block"
             )
         for entry in entries:
-            skipped = self._plan.add(entry)
+            with self._planning:
+                skipped = self._plan.add(entry)
             if skipped is not None:
                 report(skipped)
 

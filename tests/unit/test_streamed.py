@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
 import zipfile
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -238,3 +240,26 @@ def test_what_can_mean_nothing_is_refused(tree: Path, kept: Path) -> None:
     with pytest.raises(storelet.UsageError, match="has ended"):
         backup.include_directory(tree)
     assert len(list(kept.iterdir())) == 1
+
+
+def test_several_threads_may_include_at_once(kept: Path, tmp_path: Path) -> None:
+    for name in "abcdefgh":
+        (tmp_path / name).mkdir()
+        for number in range(300):
+            (tmp_path / name / f"{number}").write_text(f"{name}{number}")
+    switching = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with (
+            storelet.ZipBackup("example", destination=storelet.Directory(kept)) as backup,
+            ThreadPoolExecutor(8) as pool,
+        ):
+            for name in "abcdefgh":
+                pool.submit(backup.include_directory, tmp_path / name, name=name)
+    finally:
+        sys.setswitchinterval(switching)
+    with zipfile.ZipFile(only(kept)) as opened:
+        for name in "abcdefgh":
+            for number in range(300):
+                assert opened.read(f"{name}/{number}").decode() == f"{name}{number}"
+        assert len(opened.namelist()) == 8 * 301
