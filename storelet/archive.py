@@ -49,24 +49,26 @@ def select(
         stop = batch.first + batch.size
         marks = [None if each is None else each[batch.first : stop] for _, each in wanted]
         if all(mark is None or mark.count(1) in (0, batch.size) for mark in marks):
-            layouts = [
-                layout
-                for (layout, _), mark in zip(wanted, marks, strict=True)
-                if mark is None or mark[0]
-            ]
+            layouts = _wanting(wanted, marks, 0)
             if layouts:
                 yield from gatherer.close()
                 yield Piece(batch, layouts)
             continue
         for index, entry in enumerate(batch.entries):
-            layouts = [
-                layout
-                for (layout, _), mark in zip(wanted, marks, strict=True)
-                if mark is None or mark[index]
-            ]
+            layouts = _wanting(wanted, marks, index)
             if layouts:
                 yield from gatherer.add(entry, layouts)
     yield from gatherer.close()
+
+
+def _wanting(
+    wanted: Sequence[tuple[Layout, bytearray | None]],
+    marks: Sequence[bytearray | None],
+    index: int,
+) -> list[Layout]:
+    """Return the archives that want the entry `index` of a batch, by their marks for it."""
+    pairs = zip(wanted, marks, strict=True)
+    return [layout for (layout, _), mark in pairs if mark is None or mark[index]]
 
 
 class _Gatherer:
@@ -148,7 +150,7 @@ def _write_to(layouts: Sequence[Layout], data: bytes) -> None:
 
 def _report(batch: Batch, outcomes: Sequence[Outcome], is_news: Callable[[Entry], bool]) -> None:
     """Report outcomes: where nobody wants to hear of every file, only what is not well."""
-    if is_followed() or not all(outcome is None or _is_well(outcome) for outcome in outcomes):
+    if is_followed() or not all(map(_is_well, outcomes)):
         for entry, outcome in zip(batch.entries, outcomes, strict=True):
             if outcome is not None and is_news(entry):
                 for event in events_of(entry, outcome):
@@ -156,4 +158,4 @@ def _report(batch: Batch, outcomes: Sequence[Outcome], is_news: Callable[[Entry]
 
 
 def _is_well(outcome: Outcome) -> bool:
-    return outcome is not None and outcome[2:] == (False, None)
+    return outcome is None or outcome[2:] == (False, None)

@@ -101,8 +101,21 @@ class Delivery:
     def commit(self) -> str:
         """Make the archive whole and visible, report it, and return its URL.
 
-        Raises CopyFailedError where it is not what it should be; then it is gone again.
+        Raises CopyFailedError, with a report, where copies failed, or what came of them is not
+        what it should be; then it is gone again.
         """
+        try:
+            return self._commit()
+        except CopyFailedError as error:
+            self._say_not_reused(error.message)
+            raise
+
+    def abort(self) -> None:
+        """Leave nothing behind. Never raises."""
+        if self._upload is not None:
+            self._upload.abort()
+
+    def _commit(self) -> str:
         size = self.layout.offset
         for piece in self.layout.catalogue():
             self.write(piece)
@@ -122,11 +135,6 @@ class Delivery:
             )
         )
         return url
-
-    def abort(self) -> None:
-        """Leave nothing behind. Never raises."""
-        if self._upload is not None:
-            self._upload.abort()
 
     def _commit_upload(self) -> str:
         if self._error is not None:

@@ -18,7 +18,7 @@ from storelet.errors import ArchiveExistsError, StoreletError, UsageError
 from storelet.label import Label
 from storelet.layout import Layout
 from storelet.matching import SpoolMatch
-from storelet.observer import NotReused, report
+from storelet.observer import report
 from storelet.plan import Plan
 from storelet.previous import Members
 from storelet.reuse import Span, find_spans
@@ -74,8 +74,7 @@ class SpooledBackup:
             try:
                 self._send(delivery, members, match, reuse=reuse)
                 url = delivery.commit()
-            except CopyFailedError as error:
-                report(NotReused(destination=str(destination), reason=error.message))
+            except CopyFailedError:
                 reuse = False
             except ArchiveExistsError:
                 if not delivery.name:

@@ -27,7 +27,7 @@ from storelet.errors import StoreletError, UsageError, join_errors
 from storelet.label import Label
 from storelet.layout import Layout
 from storelet.matching import PlanMatch, ReusePolicy
-from storelet.observer import NotReused, Reused, report
+from storelet.observer import Reused, report
 from storelet.plan import Plan, Shelf
 from storelet.source import Entry
 from storelet.zipformat import portable_name
@@ -165,7 +165,6 @@ class StreamedBackup:
         try:
             delivery.commit()
         except CopyFailedError as error:
-            report(NotReused(destination=str(order.destination), reason=error.message))
             return order.without(error)
         except StoreletError as error:
             self._fail(error)
