@@ -11,8 +11,9 @@
         └── ArchiveExistsError        1    the name is taken; nothing was overwritten
 
 A message is lower case, without a full stop, and names the file, job or bucket; a hint is
-a command or a setting that mends it. What only concerns one entry of a source is no error:
-it is a skipped entry (`observer.Skipped`) and the backup goes on.
+a command or a setting that mends it. `is_temporary` tells of one that may pass by itself: no
+network, a store that is down or overloaded, a connection that broke. What only concerns one entry
+of a source is no error: it is a skipped entry (`observer.Skipped`) and the backup goes on.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ class StoreletError(Exception):
     """Ends a backup; `str(error)` is the message, with the hint behind it where there is one."""
 
     exit_code = 1
+    is_temporary = False  # whether the same, later, may go well though nobody mends anything
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message)
@@ -88,7 +90,10 @@ class ArchiveExistsError(DestinationError, FileExistsError):
 
 
 def join_errors(errors: Sequence[StoreletError]) -> StoreletError:
-    """Return one error that says all; it has their exit code, where that is the same."""
+    """Return one error that says all.
+
+    It has their exit code, where that is the same, and is temporary where all of them are.
+    """
     if len(errors) == 1:
         return errors[0]
     joined = DestinationError(
@@ -97,4 +102,5 @@ def join_errors(errors: Sequence[StoreletError]) -> StoreletError:
     )
     codes = {each.exit_code for each in errors}
     joined.exit_code = codes.pop() if len(codes) == 1 else joined.exit_code
+    joined.is_temporary = all(each.is_temporary for each in errors)
     return joined

@@ -102,12 +102,14 @@ class Ended:
     message: str | None = None  # why it is not a success
     hint: str | None = None
     exit_code: int | None = None  # of the error that ended it; left out, the outcome's
+    is_temporary: bool = False  # whether that error may pass by itself
 
 
 Event = Logged | Progress | SkippedEntry | SavedArchive | Noted | OpenedUpload | EndedUpload | Ended
 
 _OUTCOMES = ("success", "partial", "failed", "skipped")
 _TYPES: dict[object, tuple[type, ...]] = {
+    "bool": (bool,),
     "int": (int,),
     "int | None": (int, type(None)),
     "str": (str,),

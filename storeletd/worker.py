@@ -74,7 +74,11 @@ def _run(order: Order, channel: _Channel, figures: storelet.Figures) -> events.E
     except storelet.StoreletError as error:
         channel.check_process()
         return events.Ended(
-            outcome="failed", message=error.message, hint=error.hint, exit_code=error.exit_code
+            outcome="failed",
+            message=error.message,
+            hint=error.hint,
+            exit_code=error.exit_code,
+            is_temporary=error.is_temporary,
         )
     except SystemExit as error:
         channel.check_process()

@@ -1,6 +1,7 @@
 """What S3's answers mean: boto3's exceptions as Storelet's, each with a hint.
 
-Codes: Amazon S3 API Reference, "Error responses"; other stores use them too, or nearly.
+Codes: Amazon S3 API Reference, "Error responses"; other stores use them too, or nearly. What is
+temporary is what boto3 tries again, which by then it has done in vain.
 """
 
 from __future__ import annotations
@@ -36,6 +37,19 @@ _WRONG_KEY = {
     "TokenRefreshRequired",
 }
 _DENIED = {"403", "AccessDenied", "AccountProblem", "AllAccessDisabled", "Forbidden"}
+_TEMPORARY = {
+    "BandwidthLimitExceeded",
+    "InternalError",
+    "OperationAborted",
+    "RequestLimitExceeded",
+    "RequestTimeout",
+    "ServiceUnavailable",
+    "SlowDown",
+    "Throttling",
+    "ThrottlingException",
+    "TooManyRequestsException",
+}
+_TEMPORARY_STATUS = {408, 429, 500, 502, 503, 504}  # not 501, not implemented; 507, disk full
 _PERMISSIONS = {
     "write to": "s3:PutObject and s3:AbortMultipartUpload",
     "abort uploads in": "s3:AbortMultipartUpload",
@@ -56,6 +70,12 @@ def code_of(error: BaseException | None) -> str:
     """Return S3's error code, or the HTTP status where the answer had no body; else nothing."""
     response = getattr(error, "response", None) or {}
     return str(response.get("Error", {}).get("Code", ""))
+
+
+def status_of(error: BaseException | None) -> int:
+    """Return the HTTP status of S3's answer, 0 where there was none."""
+    response = getattr(error, "response", None) or {}
+    return int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
 
 
 def is_missing(error: BaseException | None) -> bool:
@@ -127,15 +147,20 @@ def _translate(error: Exception, bucket: str, doing: str) -> StoreletError | Non
                 hint="is there a line end in it?",
             )
         case boto.SSLError():
-            return DestinationError(
+            unreachable = DestinationError(
                 f"cannot reach bucket {bucket}: {error}",
                 hint="is endpoint_url right, and signed by whom? verify= names a CA file",
             )
-        case boto.ConnectionError() | boto.HTTPClientError():
-            return DestinationError(
+            unreachable.is_temporary = "EOF" in str(error)  # it hung up amid the handshake
+            return unreachable
+        case boto.ConnectionError() | boto.HTTPClientError() | boto.IncompleteReadError():
+            unreachable = DestinationError(
                 f"cannot reach bucket {bucket}: {error}",
                 hint="check the network and endpoint_url",
             )
+            # Of no kind of its own is what urllib3 makes of a wrong URL, and the like.
+            unreachable.is_temporary = type(error) is not boto.HTTPClientError
+            return unreachable
         case boto.NoRegionError():
             return UsageError(f"no region for bucket {bucket}", hint="give region_name")
         case boto.ParamValidationError() | boto.UnknownSignatureVersionError():
@@ -177,4 +202,6 @@ def _translate_answer(error: Exception, bucket: str, doing: str) -> StoreletErro
         return DestinationError(
             f"bucket {bucket} refuses this machine's time", hint="set the clock: timedatectl"
         )
-    return DestinationError(f"bucket {bucket} answered {code}: {said}")
+    answered = DestinationError(f"bucket {bucket} answered {code}: {said}")
+    answered.is_temporary = code in _TEMPORARY or status_of(error) in _TEMPORARY_STATUS
+    return answered

@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -16,6 +17,7 @@ from typing import Any
 
 import freezegun
 import pytest
+import trustme
 from botocore.config import Config
 
 import storelet
@@ -436,8 +438,10 @@ def test_a_store_that_never_answers_is_given_up(
 ) -> None:
     proxy.script = lambda _request: "hang"
     config = NO_RETRY.merge(Config(read_timeout=0.3))
-    with pytest.raises(storelet.DestinationError, match=f"cannot reach bucket {s3_server.name}"):
+    unreachable = f"cannot reach bucket {s3_server.name}"
+    with pytest.raises(storelet.DestinationError, match=unreachable) as raised:
         send(s3_server, proxy.endpoint, small, config=config)
+    assert raised.value.is_temporary
 
 
 def test_an_interrupt_during_the_upload_aborts_it(s3_server: Bucket, proxy: Proxy) -> None:
@@ -501,6 +505,73 @@ def test_what_s3_refuses_is_an_error_that_names_the_bucket_and_hints_at_the_reme
     assert "s3cr3t" not in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("answer", "is_temporary"),
+    [
+        *((error_answer(status, "InternalError"), True) for status in (500, 502, 503, 504)),
+        *((error_answer(503, code), True) for code in ("SlowDown", "ServiceUnavailable")),
+        (error_answer(200, "InternalError"), True),
+        (Answer(status=502, body=b"<html>"), True),
+        (error_answer(400, "RequestTimeout"), True),
+        (error_answer(429, "TooManyRequests"), True),
+        (None, True),  # no answer
+        (error_answer(507, "XMinioStorageFull"), False),
+        (error_answer(501, "NotImplemented"), False),
+        (error_answer(400, "InvalidPart"), False),
+        (error_answer(400, "ExpiredToken"), False),
+        (error_answer(403, "InvalidAccessKeyId"), False),
+        (error_answer(403, "AccessDenied"), False),
+        (error_answer(403, "RequestTimeTooSkewed"), False),
+        (error_answer(404, "NoSuchBucket"), False),
+    ],
+    ids=lambda value: f"{value.status} {value.body!r}" if isinstance(value, Answer) else None,
+)
+def test_what_may_pass_by_itself_is_temporary_and_nothing_else(
+    s3_server: Bucket, proxy: Proxy, large: bytes, answer: Answer | None, is_temporary: bool
+) -> None:
+    action = "CompleteMultipartUpload" if answer else "UploadPart"
+    proxy.script = lambda request: (answer or "lose") if request.action == action else None
+    with pytest.raises(storelet.StoreletError) as raised:
+        send(s3_server, proxy.endpoint, large)
+    assert raised.value.is_temporary == is_temporary
+
+
+def test_a_host_that_has_no_address_is_temporary(small: bytes) -> None:
+    with pytest.raises(storelet.DestinationError) as raised:
+        send("my-bucket", "http://storelet.invalid", small)
+    assert raised.value.is_temporary
+
+
+def test_a_store_that_hangs_up_amid_the_tls_handshake_is_temporary(small: bytes) -> None:
+    """As one does that is just being started, behind a balancer that speaks TLS for it."""
+
+    def hang_up() -> None:
+        connection, _ = server.accept()
+        connection.recv(1 << 16)
+        connection.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=hang_up).start()
+        with pytest.raises(storelet.DestinationError) as raised:
+            send("my-bucket", f"https://127.0.0.1:{server.getsockname()[1]}", small)
+    assert raised.value.is_temporary
+
+
+def test_a_certificate_of_who_knows_whom_is_not_temporary(small: bytes) -> None:
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    trustme.CA().issue_cert("127.0.0.1").configure_cert(tls)
+    with Proxy(tls=tls) as proxy, pytest.raises(storelet.DestinationError) as raised:
+        send("my-bucket", proxy.endpoint, small)
+    assert "certificate" in str(raised.value)
+    assert not raised.value.is_temporary
+
+
+def test_an_endpoint_that_is_no_url_is_not_temporary(small: bytes) -> None:
+    with pytest.raises(storelet.StoreletError) as raised:
+        send("my-bucket", "http://[::1", small)
+    assert not raised.value.is_temporary
+
+
 def test_a_missing_bucket_is_an_error_on_a_real_store_too(
     moto_server: MotoServer, small: bytes, large: bytes
 ) -> None:
@@ -517,6 +588,7 @@ def test_no_network_is_an_error_that_names_the_bucket(small: bytes) -> None:
         endpoint = f"http://127.0.0.1:{unused.getsockname()[1]}"
         with pytest.raises(storelet.DestinationError, match="cannot reach bucket my-b") as raised:
             send("my-bucket", endpoint, small)
+    assert raised.value.is_temporary
     assert "network" in str(raised.value.hint)
     assert endpoint in str(raised.value)
 
@@ -527,6 +599,7 @@ def test_speaking_tls_to_what_does_not_is_an_error_with_a_hint(
     endpoint = moto_server.endpoint.replace("http:", "https:")
     with pytest.raises(storelet.DestinationError, match="cannot reach bucket my-b") as raised:
         send("my-bucket", endpoint, small)
+    assert not raised.value.is_temporary
     assert "endpoint_url" in str(raised.value.hint)
 
 

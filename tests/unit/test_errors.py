@@ -54,6 +54,21 @@ def test_exit_codes_do_not_change(error: type[storelet.StoreletError], exit_code
     assert error.exit_code == exit_code
 
 
+@pytest.mark.parametrize("error", every_error())
+def test_no_error_is_temporary_unless_that_is_said_of_it(
+    error: type[storelet.StoreletError],
+) -> None:
+    assert not error("no such thing").is_temporary
+
+
+@pytest.mark.parametrize(("one", "other"), [(True, True), (True, False), (False, False)])
+def test_errors_are_temporary_together_where_all_are(one: bool, other: bool) -> None:
+    first, second = storelet.DestinationError("first"), storelet.DestinationError("second")
+    first.is_temporary, second.is_temporary = one, other
+    assert storelet.join_errors([first]).is_temporary == one
+    assert storelet.join_errors([first, second]).is_temporary == (one and other)
+
+
 @pytest.mark.parametrize(
     ("error", "idea"),
     [

@@ -46,7 +46,14 @@ events: st.SearchStrategy[Event] = st.one_of(
     st.builds(Noted, message=texts),
     st.builds(OpenedUpload, bucket=texts, key=texts, upload_id=texts),
     st.builds(EndedUpload, upload_id=texts),
-    st.builds(Ended, outcome=outcomes, message=st.none() | texts, hint=st.none() | texts),
+    st.builds(
+        Ended,
+        outcome=outcomes,
+        message=st.none() | texts,
+        hint=st.none() | texts,
+        exit_code=st.none() | numbers,
+        is_temporary=st.booleans(),
+    ),
 )
 
 
@@ -72,6 +79,7 @@ def test_an_event_is_one_line_and_comes_back(event: Event) -> None:
         b"\xff\n",
         b'{"event": "Logged", "level": "x", "message": 1}\n',
         b'{"event": "Ended", "outcome": "banana"}\n',
+        b'{"event": "Ended", "outcome": "failed", "is_temporary": 1}\n',
         b'{"event": "EndedUpload", "upload_id": 1}\n',
     ],
 )

@@ -7,7 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from storeletd.events import EVENTS_FD
+import pytest
+
+from storeletd.events import EVENTS_FD, Ended, Event, decode
 from storeletd.jobs import Job
 from storeletd.order import Order
 from storeletd.settings import Settings
@@ -19,28 +21,56 @@ for upload_id in ("one", "two"):
     report(UploadEnded(upload_id=upload_id))
     print("ended", upload_id)
 """
+RAISING = """\
+import storelet
+error = storelet.DestinationError("no way", hint="wait")
+error.is_temporary = {is_temporary}
+raise error
+"""
+
+
+def start(source: str, directory: Path, events: int) -> subprocess.CompletedProcess[str]:
+    """Do the run of a module, whose events go to a descriptor."""
+    settings = Settings.model_validate({"schedule": "manual"})
+    path = str(directory / "web.py")
+    job = Job(name="web", path=path, language="python", settings=settings, source=source, lines={})
+    return subprocess.run(
+        [sys.executable, "-P", "-m", "storeletd.worker"],
+        input=Order(job=job, kind="backup", uploads=()).to_json(),
+        env={
+            EVENTS_FD: str(events),
+            "STATE_DIRECTORY": str(directory),
+            "TMPDIR": str(directory),
+            "PATH": os.environ["PATH"],
+        },
+        cwd=CLONE,
+        pass_fds=[events],
+        capture_output=True,
+        text=True,
+    )
+
+
+def events_of(source: str, directory: Path) -> list[Event]:
+    """Do the run of a module and return its events."""
+    with (directory / "events").open("w+b") as file:
+        start(source, directory, file.fileno())
+        file.seek(0)
+        return [decode(line) for line in file]
 
 
 def test_a_worker_whose_daemon_is_gone_ends_all_its_uploads(tmp_path: Path) -> None:
     """A killed daemon's worker is told to end, and has several uploads to abort."""
-    settings = Settings.model_validate({"schedule": "manual"})
-    path = str(tmp_path / "web.py")
-    job = Job(name="web", path=path, language="python", settings=settings, source=ENDING, lines={})
     reading, writing = os.pipe()
     os.close(reading)
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", "storeletd.worker"],
-        input=Order(job=job, kind="backup", uploads=()).to_json(),
-        env={
-            EVENTS_FD: str(writing),
-            "STATE_DIRECTORY": str(tmp_path),
-            "TMPDIR": str(tmp_path),
-            "PATH": os.environ["PATH"],
-        },
-        cwd=CLONE,
-        pass_fds=[writing],
-        capture_output=True,
-        text=True,
-    )
+    done = start(ENDING, tmp_path, writing)
     os.close(writing)
     assert done.stdout.splitlines() == ["ended one", "ended two"]
+
+
+@pytest.mark.parametrize("is_temporary", [True, False])
+def test_the_last_word_of_a_worker_says_whether_its_error_may_pass(
+    tmp_path: Path, is_temporary: bool
+) -> None:
+    assert events_of(RAISING.format(is_temporary=is_temporary), tmp_path)[-1] == Ended(
+        outcome="failed", message="no way", hint="wait", exit_code=1, is_temporary=is_temporary
+    )
