@@ -22,7 +22,7 @@ from pathlib import Path
 from storelet import StoreletError
 from storeletd import journal
 from storeletd.daemon import Daemon
-from storeletd.history import History
+from storeletd.database import Database
 from storeletd.jobdir import JobDirectory
 from storeletd.notice import Notice
 from storeletd.server import Server, bind_socket
@@ -127,10 +127,10 @@ def _own_state(directory: Path) -> Iterator[None]:
 async def _serve(options: argparse.Namespace) -> None:
     """Bring the parts up in order, wait for the end, take them down in reverse."""
     stopping = _listen_for_signals()
-    history = History.open(options.state / "history.sqlite")
-    daemon = Daemon(JobDirectory(options.jobs), history, max_runs=options.max_runs)
+    database = Database(options.state / "history.sqlite")
+    daemon = Daemon(JobDirectory(options.jobs), database, max_runs=options.max_runs)
     async with contextlib.AsyncExitStack() as stack:
-        stack.callback(history.close)
+        stack.callback(database.close)
         listener = stack.enter_context(bind_socket(options.socket))
         stack.push_async_callback(daemon.stop)
         await daemon.start()

@@ -1,4 +1,4 @@
-"""The alarm clock: APScheduler wakes the planner at each job's next due time.
+"""The alarm clock: APScheduler wakes the planner when the next thing is due.
 
 It decides nothing. APScheduler's own handling of late, missed and overlapping runs loses some of
 them, so each alarm only says "look now", and another every HEARTBEAT seconds says so too: its
@@ -7,32 +7,17 @@ waits stand still while the machine is suspended and do not see the clock being 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import UTC, datetime
-from zoneinfo import ZoneInfo
 
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
-from apscheduler.triggers.base import BaseTrigger
+from apscheduler.triggers.date import DateTrigger
 from apscheduler.triggers.interval import IntervalTrigger
-
-from storeletd.jobs import Job
-from storeletd.schedule import Schedule, next_due
 
 __all__ = ["Alarm"]
 
 HEARTBEAT_SECONDS = 30
-
-
-class _DueTrigger(BaseTrigger):  # type: ignore[misc] # apscheduler 3 has no types
-    """APScheduler's question for the next time, answered by `next_due`."""
-
-    def __init__(self, schedule: Schedule, timezone: ZoneInfo) -> None:
-        self._schedule = schedule
-        self._timezone = timezone
-
-    def get_next_fire_time(self, previous: datetime | None, now: datetime) -> datetime | None:
-        """Return the next due time; never one behind us, or a year asleep rings for a year."""
-        return next_due(self._schedule, self._timezone, max(previous or now, now))
+_NEXT = "next"
 
 
 class Alarm:
@@ -40,7 +25,7 @@ class Alarm:
 
     def __init__(self, wake: Callable[[], None]) -> None:
         self._wake = wake
-        self._set: dict[str, tuple[Schedule, ZoneInfo]] = {}
+        self._at: datetime | None = None
         self._scheduler = AsyncIOScheduler(
             timezone=UTC,
             job_defaults={"misfire_grace_time": None, "coalesce": True, "max_instances": 1},
@@ -57,19 +42,22 @@ class Alarm:
         if self._scheduler.running:
             self._scheduler.shutdown(wait=False)
 
-    def set_jobs(self, jobs: Mapping[str, Job]) -> None:
-        """Set an alarm for each job; those whose times did not change are left alone."""
-        wanted = {
-            name: (job.settings.schedule, job.settings.timezone) for name, job in jobs.items()
-        }
-        for name in self._set.keys() - wanted.keys():
-            self._scheduler.remove_job(name)
-        for name, times in wanted.items():
-            if self._set.get(name) != times:
-                self._scheduler.add_job(
-                    self._ring, _DueTrigger(*times), id=name, replace_existing=True
-                )
-        self._set = wanted
+    def set(self, at: datetime | None) -> None:
+        """Ring at that time, too, and at no other that was set before."""
+        if at == self._at:
+            self._scheduler.wakeup()  # the clock may have been set: wait anew
+            return
+        self._at = at
+        if at is None:
+            self._scheduler.remove_job(_NEXT)
+        else:
+            self._scheduler.add_job(
+                self._ring_once, DateTrigger(at, UTC), id=_NEXT, replace_existing=True
+            )
 
     async def _ring(self) -> None:
         self._wake()  # in a coroutine: APScheduler calls plain functions in a thread
+
+    async def _ring_once(self) -> None:
+        self._at = None
+        self._wake()

@@ -6,14 +6,16 @@ Times are ISO 8601 in the machine's zone, with offset.
 from __future__ import annotations
 
 import logging
-from datetime import datetime
+from collections.abc import Sequence
+from datetime import datetime, timedelta
 from typing import Any
 
 from storelet import StoreletError
 from storeletd.daemon import Daemon
 from storeletd.events import Logged, Progress, SavedArchive
-from storeletd.history import Run
 from storeletd.jobs import Job
+from storeletd.planner import FOREVER
+from storeletd.records import Run
 from storeletd.run import Message
 
 __all__ = [
@@ -53,6 +55,9 @@ def describe_run(run: Run) -> dict[str, Any]:
         "notes": list(run.notes),
         "archives": [_describe_archive(each) for each in run.archives],
         "collided_with": run.collided_with,
+        "repeats": run.repeats,
+        "attempt": run.attempt,
+        "retry_at": _iso(run.retry_at),
     }
 
 
@@ -80,20 +85,46 @@ def describe_job(daemon: Daemon, job: Job) -> dict[str, Any]:
     last_finished = history.last_finished(job.name)
     last_success = history.last_success(job.name)
     last_saved = history.last_saved(job.name)
-    state = active[0].state if active else "broken" if problems else "idle"
     return {
         "name": job.name,
         "path": job.path,
         "language": job.language,
-        "state": state,
+        "state": _describe_state(daemon, job, active, problems),
         "schedule": list(job.settings.schedule.texts),
         "timezone": str(job.settings.timezone),
-        "next_due": _iso(daemon.next_due(job)),
+        **_describe_times(daemon, job),
         "problem": "\n".join(problems) or None,
         "last_run": last_run and describe_run(last_run),
         "last_finished": last_finished and describe_run(last_finished),
         "last_archive": last_saved and _describe_archive(last_saved.archives[-1]),
         "last_success": last_success and _iso(last_success.finished_at),
+    }
+
+
+def _describe_state(
+    daemon: Daemon, job: Job, active: Sequence[Run], problems: Sequence[str]
+) -> str:
+    if active:
+        return active[0].state
+    if problems:
+        return "broken"
+    if daemon.is_paused(job):
+        return "paused"
+    return "waiting" if daemon.readiness.reason(job.name) else "idle"
+
+
+def _describe_times(daemon: Daemon, job: Job) -> dict[str, Any]:
+    state = daemon.states.get(job.name)
+    until = state.paused_until if state else None
+    is_paused = daemon.is_paused(job)
+    due, delay = (None, timedelta(0)) if until == FOREVER else daemon.next_start(job)
+    return {
+        "next_due": _iso(due),
+        "next_start": _iso(due + delay) if due else None,
+        "paused": is_paused,
+        "paused_until": _iso(until) if is_paused and until != FOREVER else None,
+        "overdue_since": _iso(state.overdue_since) if state else None,
+        "waits_for": daemon.readiness.reason(job.name),
     }
 
 

@@ -9,18 +9,24 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 from storelet import StoreletError
 from storeletd import journal
+from storeletd.agenda import Agenda, Standing, find_host
 from storeletd.alarm import Alarm
+from storeletd.database import Database, HistoryError
 from storeletd.history import History
 from storeletd.jobdir import Change, JobDirectory
 from storeletd.jobs import Job, JobProblem
-from storeletd.planner import Decision, JobClock, decide, sane_decided_until
+from storeletd.jobstate import JobState, JobStates
+from storeletd.overdue import OverdueWatch
+from storeletd.planner import FOREVER, Decision
+from storeletd.readiness import Readiness
 from storeletd.runner import Runner
-from storeletd.schedule import next_due
 from storeletd.sweep import abort_left_uploads
 
 __all__ = ["Daemon", "NoSuchJobError"]
@@ -28,6 +34,7 @@ __all__ = ["Daemon", "NoSuchJobError"]
 _log = logging.getLogger("storeletd.daemon")
 
 SCAN_SECONDS = 30  # between looks at the job directory, should its watch have missed something
+TIDY_SECONDS = 3600  # between looks for runs that are old enough to be forgotten
 
 
 class NoSuchJobError(StoreletError):
@@ -39,11 +46,15 @@ class NoSuchJobError(StoreletError):
 class Daemon:
     """Holds the jobs, the history and the runs together. Lives on one event loop."""
 
-    def __init__(self, job_directory: JobDirectory, history: History, *, max_runs: int) -> None:
-        self.history = history
-        self.runner = Runner(history, max_runs=max_runs, changed=self._run_changed)
+    def __init__(self, job_directory: JobDirectory, database: Database, *, max_runs: int) -> None:
+        self.history = History(database)
+        self.states = JobStates(database)
+        self.runner = Runner(self.history, max_runs=max_runs, ended=self._run_ended)
+        self.readiness = Readiness(database.path.parent, ready=self._job_ready)
         self.started = _now()
         self._job_directory = job_directory
+        self._agenda = Agenda(self.states, self.history, host=find_host())
+        self._overdue = OverdueWatch(self.states, self.history)
         self._alarm = Alarm(self.look)
         self._scanning = asyncio.Lock()
         self._problems_said: frozenset[JobProblem] = frozenset()
@@ -81,6 +92,7 @@ class Daemon:
             asyncio.create_task(sweep, name="abort the uploads that lost runs left"),
             asyncio.create_task(self._watch(), name="watch the job directory"),
             asyncio.create_task(self._scan_now_and_then(), name="scan the job directory"),
+            asyncio.create_task(self._tidy_now_and_then(), name="forget old runs"),
         ]
 
     async def stop(self) -> None:
@@ -90,16 +102,20 @@ class Daemon:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.readiness.close()
         await self.runner.close()
+        self.states.write()
 
     async def reload(self) -> Change:
         """Bring the jobs up to date with the job directory."""
         async with self._scanning:  # one scan at a time; none on the event loop
             change = await asyncio.to_thread(self._job_directory.scan)
-        for name in change.removed:  # what comes due while there is no such job is no due time
-            self.history.forget(name)
         self._say(change)
-        self._alarm.set_jobs(self.jobs)
+        now = _now()
+        for name, decision in self._agenda.set_jobs(self.jobs, now):
+            self._record(name, decision, now)
+        for name in change.removed:
+            self.readiness.forget(name)
         self.look()
         return change
 
@@ -110,63 +126,108 @@ class Daemon:
         except KeyError:
             raise NoSuchJobError(f"no such job: {name}", hint="storeletctl list") from None
 
-    def next_due(self, job: Job) -> datetime | None:
-        """Return when the job is due next."""
-        return next_due(job.settings.schedule, job.settings.timezone, _now())
+    def next_run(self) -> tuple[datetime, str] | None:
+        """Return when the next run of all starts by itself, and of which job."""
+        starts = [(self.next_start(job), job.name) for job in self.jobs.values()]
+        return min(((due + delay, name) for (due, delay), name in starts if due), default=None)
+
+    def next_start(self, job: Job) -> tuple[datetime | None, timedelta]:
+        """Return when the job is due next, and how much later it starts."""
+        return self._agenda.next_start(job, _now())
+
+    def pause(self, job: Job, until: datetime | None) -> None:
+        """Start no run that is due from now on, until somebody resumes the job, or until then."""
+        self.look()
+        self.states.put(replace(self._state(job), paused_until=until or FOREVER))
+        self.readiness.forget(job.name)
+        self._agenda.touch(job.name)
+        extra = journal.fields(event="job-paused", job=job.name)
+        end = f" until {until.astimezone().isoformat(timespec='seconds')}" if until else ""
+        _log.info(f"Job {job.name} is paused{end}", extra=extra)
+        self.look()
+
+    def resume(self, job: Job) -> None:
+        """End a pause; what was due in it is skipped. Nothing happens where there is none."""
+        state = self._state(job)
+        if state.paused_until is not None:
+            self.states.put(replace(state, paused_until=min(state.paused_until, _now())))
+            self._agenda.touch(job.name)
+            extra = journal.fields(event="job-resumed", job=job.name)
+            _log.info(f"Job {job.name} goes on", extra=extra)
+            self.look()
+
+    def is_paused(self, job: Job) -> bool:
+        """Whether no run of the job starts by itself now."""
+        state = self.states.get(job.name)
+        return bool(state and state.paused_until and _now() < state.paused_until)
 
     def look(self) -> None:
         """See what is due, and run it or record why not."""
         if self._is_stopping:  # the ends of runs must not begin others
             return
-        self.runner.record_rest()
         now = _now()
-        for job in self.jobs.values():
-            for decision in decide(self._clock(job, now), now):
-                self._do(job, decision, now)
+        self.runner.record_rest()
+        self.states.write()
+        try:
+            for job in self._agenda.find_due(now):
+                self._decide(job, now)
+            self._overdue.look(self.jobs.values(), now)
+        except HistoryError as error:  # the next look does what this one has left
+            _log.error("Not all that is due can be decided on yet: %s", error)
+        self._alarm.set(self._agenda.next_look())
 
-    def _clock(self, job: Job, now: datetime) -> JobClock:
-        settings = job.settings
+    def _decide(self, job: Job, now: datetime) -> None:
         active = self.runner.active(job.name)
-        times = f"{'; '.join(settings.schedule.texts)} in {settings.timezone}"
-        remembered = self.history.decided_until(job.name, times, now=now)
-        decided_until = sane_decided_until(remembered, now)
-        if decided_until != remembered:
-            message = "The clock was ahead: due times of %s are taken from now, not from %s"
-            _log.warning(message, job.name, remembered, extra=journal.fields(job=job.name))
-            self.history.set_decided_until(job.name, decided_until)
-        return JobClock(
-            schedule=settings.schedule,
-            timezone=settings.timezone,
-            catch_up=settings.catch_up,
-            overlap=settings.overlap,
-            decided_until=decided_until,
+        standing = Standing(
             active_run=active[0].id if active else None,
             waiting=len(active) > 1,
+            is_ready=self.readiness.is_ready(job.name),
         )
+        for decision in self._agenda.look(job, now, standing):
+            if decision.action == "wait":
+                self.readiness.want(job, self.next_start(job)[1])
+            elif decision.action == "run":
+                self.readiness.forget(job.name)
+                self.runner.run(
+                    job, cause=decision.cause, due=decision.due, repeats=decision.repeats
+                )
+            else:
+                self._record(job.name, decision, now)
+            if decision.due is not None:
+                self.states.advance(job.name, decision.due.last)
 
-    def _do(self, job: Job, decision: Decision, now: datetime) -> None:
-        if decision.action == "run":
-            self.runner.run(job, cause=decision.cause, due=decision.due)
-            return
-        outcome, why = {
-            "skip": ("skipped", f"run {decision.run_id} was still on"),
-            "missed": ("missed", "nothing was running to start it, and catch_up is false"),
-        }[decision.action]
+    def _record(self, name: str, decision: Decision, now: datetime) -> None:
+        """Write down due times that start no run."""
+        outcome = "skipped" if decision.action == "skip" else "missed"
+        due, why = decision.due, decision.why
+        assert due is not None and why is not None  # noqa: S101 - they say what and why
         run = self.history.record(
-            job=job.name,
+            job=name,
             outcome=outcome,
             cause=decision.cause,
-            due=decision.due,
+            due=due,
             now=now,
             message=why,
-            collided_with=decision.run_id,
+            collided_with=decision.collided_with,
         )
-        message = f"Run {run.id} of {job.name}: {outcome}: {why}"
-        extra = journal.fields(event="run-finished", job=job.name, run=run.id, outcome=outcome)
+        message = f"Run {run.id} of {name}: {outcome}: {why}"
+        extra = journal.fields(event="run-finished", job=name, run=run.id, outcome=outcome)
         _log.warning(message, extra=extra)
 
-    def _run_changed(self) -> None:
-        """See whether a job waited for the run that ended."""
+    def _state(self, job: Job) -> JobState:
+        state = self.states.get(job.name)
+        if state is None:
+            raise NoSuchJobError(f"no such job: {job.name}", hint="storeletctl list")
+        return state
+
+    def _run_ended(self, name: str) -> None:
+        """See whether a job waited for the run that ended, or has to repeat it."""
+        self._agenda.touch(name)
+        self._overdue.touch(name)
+        self.look()
+
+    def _job_ready(self, name: str) -> None:
+        self._agenda.touch(name)
         self.look()
 
     def _say(self, change: Change) -> None:
@@ -188,6 +249,15 @@ class Daemon:
         while True:
             await asyncio.sleep(SCAN_SECONDS)
             await self._try_reload()
+
+    async def _tidy_now_and_then(self) -> None:
+        while True:
+            try:
+                for _ in iter(partial(self.history.forget_old, now=_now()), 0):
+                    await asyncio.sleep(0.1)  # others want the database, too
+            except HistoryError as error:
+                _log.error("Old runs cannot be forgotten now: %s", error)
+            await asyncio.sleep(TIDY_SECONDS)
 
     async def _try_reload(self) -> None:
         """Reload; if that fails for whatever reason it is said, and the next one may not."""

@@ -1,15 +1,18 @@
 """The history's database: opened, brought up to date, asked and changed by statements.
 
 In WAL mode with full syncs: what was committed survives a power cut. Whatever fails raises
-HistoryError and changes nothing. Used from one thread.
+HistoryError and changes nothing. A database that is damaged is kept aside under another name, for
+somebody to look at, and a new one is begun: backups must go on. Used from one thread.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import sqlite3
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from storelet import StoreletError
@@ -17,7 +20,10 @@ from storeletd.schema import MIGRATIONS
 
 __all__ = ["Database", "HistoryError", "HistoryUnusableError"]
 
-_BUSY_SECONDS = 10.0  # of waiting for somebody who looks into the database with another program
+_log = logging.getLogger("storeletd.database")
+
+_BUSY_SECONDS = 3.0  # of waiting for somebody who looks into the database with another program
+_DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 
 class HistoryError(StoreletError):
@@ -33,30 +39,18 @@ class HistoryUnusableError(HistoryError):
 class Database:
     """An SQLite database with the tables of `schema`."""
 
-    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
-        self.path = path
-        self._connection = connection
-
-    @classmethod
-    def open(cls, path: Path) -> Database:
+    def __init__(self, path: Path) -> None:
         """Open the database, made if it does not exist. Raises HistoryUnusableError."""
+        self.path = path
+        self.renewals = 0  # how often a new one was begun: rows of before are gone then
         try:
-            # SQLite gives its -wal and -shm files the mode of the database.
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            os.fchmod(descriptor, 0o600)
-            os.close(descriptor)
-            with ExitStack() as stack:
-                connection = sqlite3.connect(path, isolation_level=None, timeout=_BUSY_SECONDS)
-                stack.callback(connection.close)
-                database = cls(path, connection)
-                database._set_up()
-                stack.pop_all()
-        except (OSError, sqlite3.Error) as error:
-            why = error.strerror if isinstance(error, OSError) else error
-            raise HistoryUnusableError(
-                f"cannot open history {path}: {why}", hint="move it away, or give another --state"
-            ) from error
-        return database
+            self._connection = _connect(path)
+        except sqlite3.DatabaseError as error:
+            if not _is_damage(error):
+                raise _unusable(path, error) from error
+            self._keep_aside(error)
+        except OSError as error:
+            raise _unusable(path, error) from error
 
     def close(self) -> None:
         """Close it."""
@@ -88,26 +82,72 @@ class Database:
         try:
             yield
         except sqlite3.Error as error:
-            raise HistoryError(
-                f"cannot use history {self.path}: {error}", hint="is the disk full?"
-            ) from error
+            hint = "is the disk full?"
+            if _is_damage(error):
+                self._connection.close()
+                self._keep_aside(error)
+                hint = "it is kept aside, and a new one was begun"
+            raise HistoryError(f"cannot use history {self.path}: {error}", hint=hint) from error
 
-    def _set_up(self) -> None:
-        """Bring the database up to date. Raises sqlite3.Error, and HistoryUnusableError."""
-        self._connection.row_factory = sqlite3.Row
-        version = self._connection.execute("PRAGMA user_version").fetchone()[0]
+    def _keep_aside(self, error: sqlite3.Error) -> None:
+        """Move the damaged database away and begin a new one. Raises HistoryUnusableError."""
+        aside = f"{self.path}.damaged-{time.strftime('%Y%m%dT%H%M%S')}"
+        _log.error(
+            "History %s is damaged (%s): it is kept as %s, and a new one begun; what it knew of"
+            " earlier runs is shown no more",
+            *(self.path, error, aside),
+        )
+        try:
+            for suffix in ("-wal", "-shm", ""):  # SQLite knows these by the name of the database
+                with suppress(FileNotFoundError):
+                    os.rename(f"{self.path}{suffix}", f"{aside}{suffix}")
+            self._connection = _connect(self.path)
+        except (OSError, sqlite3.Error) as second:
+            raise _unusable(self.path, second) from second
+        self.renewals += 1
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    """Open the database and bring it up to date.
+
+    Raises OSError, sqlite3.Error, and HistoryUnusableError.
+    """
+    # SQLite gives its -wal and -shm files the mode of the database.
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    os.fchmod(descriptor, 0o600)
+    os.close(descriptor)
+    with ExitStack() as stack:
+        connection = sqlite3.connect(path, isolation_level=None, timeout=_BUSY_SECONDS)
+        stack.callback(connection.close)
+        connection.row_factory = sqlite3.Row
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
         if version > len(MIGRATIONS):
             raise HistoryUnusableError(
-                f"history {self.path} is of a newer Storelet (version {version})",
+                f"history {path} is of a newer Storelet (version {version})",
                 hint="update storeletd, or give another --state",
             )
-        self._connection.execute("PRAGMA journal_mode = WAL")
-        self._connection.execute("PRAGMA synchronous = FULL")
-        self._connection.execute("PRAGMA foreign_keys = ON")
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA foreign_keys = ON")
         for number, statements in enumerate(MIGRATIONS[version:], version + 1):
-            self._migrate(statements, number)
+            _migrate(connection, statements, number)
+        stack.pop_all()
+    return connection
 
-    def _migrate(self, statements: Sequence[str], number: int) -> None:
-        version_of = f"PRAGMA user_version = {number}"
-        for statement in ("BEGIN IMMEDIATE", *statements, version_of, "COMMIT"):
-            self._connection.execute(statement)
+
+def _migrate(connection: sqlite3.Connection, statements: Sequence[str], number: int) -> None:
+    version_of = f"PRAGMA user_version = {number}"
+    for statement in ("BEGIN IMMEDIATE", *statements, version_of, "COMMIT"):
+        connection.execute(statement)
+
+
+def _is_damage(error: sqlite3.Error) -> bool:
+    # Extended codes, such as SQLITE_CORRUPT_INDEX, have the primary one in their lowest byte.
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGED
+
+
+def _unusable(path: Path, error: OSError | sqlite3.Error) -> HistoryUnusableError:
+    why = error.strerror if isinstance(error, OSError) else error
+    return HistoryUnusableError(
+        f"cannot open history {path}: {why}", hint="move it away, or give another --state"
+    )

@@ -20,7 +20,7 @@ from pydantic_core import ErrorDetails
 
 from storeletd.items import INCLUDE_KINDS, SAVE_KINDS
 from storeletd.jobs import JobProblem
-from storeletd.settings import SETTINGS_IN, Language, Settings
+from storeletd.settings import SETTINGS_IN, CatchUp, Language, Settings
 from storeletd.values import TEXT_EXPECTED
 
 __all__ = ["Declaration", "Key", "check_declaration", "find_near"]
@@ -28,12 +28,17 @@ __all__ = ["Declaration", "Key", "check_declaration", "find_near"]
 Key = tuple[str | int, ...]  # of a setting: ("include", 1, "directory")
 
 _KINDS = (INCLUDE_KINDS, SAVE_KINDS)
-_ITEM_MODELS = {model.__name__: model for kinds in _KINDS for model in kinds.values()}
+_ITEM_MODELS = {model.__name__: model for kinds in _KINDS for model in kinds.values()} | {
+    CatchUp.__name__: CatchUp
+}
 
 # pydantic's words for what it expected, in ours; what is not here is near enough
 _EXPECTATIONS = {
     "bool_type": "expected true or false",
     "dict_type": "expected a mapping",
+    "greater_than_equal": "expected 0 or more",
+    "int_type": "expected a whole number",
+    "less_than_equal": "expected 10 or less",
     "model_type": "expected a mapping",
     "string_type": "expected text",
     "too_short": "expected at least one",

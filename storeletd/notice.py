@@ -59,15 +59,11 @@ class Notice:
         running = [run.job for run in self._daemon.runner.active() if run.state == "running"]
         if running:
             return f"running {', '.join(running)}"
-        coming = [
-            (due, job.name)
-            for job in self._daemon.jobs.values()
-            if (due := self._daemon.next_due(job)) is not None
-        ]
-        if not coming:
+        coming = self._daemon.next_run()
+        if coming is None:
             return f"{len(self._daemon.jobs)} jobs, none scheduled"
-        due, name = min(coming)
-        return f"next run: {name} {due.astimezone():%a %Y-%m-%d %H:%M:%S %Z}"
+        start, name = coming
+        return f"next run: {name} {start.astimezone():%a %Y-%m-%d %H:%M:%S %Z}"
 
 
 def _watchdog_interval() -> timedelta | None:

@@ -17,7 +17,7 @@ class Order:
     """A job, what to do for it, and what its earlier runs have left."""
 
     job: Job
-    kind: Literal["backup", "abort"]  # abort: nothing but `uploads`; that is no run
+    kind: Literal["backup", "abort", "ask"]  # abort `uploads`, ask destinations: those are no runs
     uploads: tuple[OpenedUpload, ...]  # to be aborted, before anything is sent to their buckets
 
     def to_json(self) -> str:

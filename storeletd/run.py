@@ -18,13 +18,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Literal
 
 from storeletd import journal
+from storeletd.database import HistoryError
 from storeletd.events import (
     Ended,
     EndedUpload,
@@ -37,11 +37,14 @@ from storeletd.events import (
     conclude,
     decode,
 )
-from storeletd.history import EXIT_CODES, History, HistoryError, Run
+from storeletd.history import KEPT_SKIPPED, History
 from storeletd.jobs import Job, make_printable
 from storeletd.launch import start_worker
+from storeletd.limits import TimeLimits
 from storeletd.order import Order
+from storeletd.planner import find_retry
 from storeletd.process import WorkerProcess
+from storeletd.records import EXIT_CODES, Run
 
 __all__ = ["ActiveRun", "Message"]
 
@@ -81,6 +84,9 @@ class ActiveRun:
         self._last_word: Ended | None = None
         self._skipped: list[SkippedEntry] = []
         self._followers: set[asyncio.Queue[Message]] = set()
+        self._limits = TimeLimits(
+            timeout=job.settings.timeout, idle_timeout=job.settings.idle_timeout, end=self._time_out
+        )
 
     async def work(self) -> None:
         """Do the run, whatever becomes of it, to its outcome."""
@@ -107,19 +113,23 @@ class ActiveRun:
     def finish(self, ended: Ended) -> None:
         """Close the row and tell everybody."""
         code = EXIT_CODES[ended.outcome] if ended.exit_code is None else ended.exit_code
+        now = _now()
         self.run = replace(
             self.run,
             state="finished",
             outcome=ended.outcome,
             exit_code=code,
-            finished_at=_now(),
+            finished_at=now,
             message=ended.message,
             hint=ended.hint,
+            retry_at=self._find_retry(ended, now),
         )
         self.record()
         said = ended.outcome
         said += f": {ended.message}" if ended.message else ""
         said += f" ({ended.hint})" if ended.hint else ""
+        if self.run.retry_at is not None and ended.outcome != "cancelled":
+            said += f"; again at {self.run.retry_at.astimezone():%H:%M:%S}"
         said += _describe_figures(self.run)
         level = _LOG_LEVELS.get(ended.outcome, logging.ERROR)
         self._log(level, f"Run {self.run.id} of {self.job.name}: {said}", event="run-finished")
@@ -127,26 +137,11 @@ class ActiveRun:
 
     def record(self) -> bool:
         """Write the closed row into history; return whether that could be done."""
-        run = self.run
+        output = [line.message for line in self.lines]
         try:
-            self._history.finish(
-                run.id,
-                outcome=run.outcome or "failed",
-                exit_code=run.exit_code,
-                now=run.finished_at or _now(),
-                message=run.message,
-                hint=run.hint,
-                files=run.files,
-                bytes_read=run.bytes_read,
-                reused=run.reused,
-                skipped=run.skipped,
-                notes=run.notes,
-                archives=run.archives,
-                output=[line.message for line in self.lines],
-            )
-            self._history.add_skipped(run.id, self._skipped)
+            self._history.finish(self.run, output=output, skipped=self._skipped)
         except HistoryError as error:
-            _log.error("The outcome of run %d is not in history yet: %s", run.id, error)
+            _log.error("The outcome of run %d is not in history yet: %s", self.run.id, error)
             return False
         self.is_recorded = True
         return True
@@ -171,37 +166,47 @@ class ActiveRun:
             self._followers.discard(queue)
 
     def _begin(self) -> None:
-        self.run = self._history.start(self.run.id, now=_now())
+        self.run = self._history.start(self.run, now=_now())
         message = f"Run {self.run.id} of {self.job.name} begins ({self.run.cause})"
         self._log(logging.INFO, message, event="run-begun")
         self._publish(Message("state", self.run))
 
     async def _run_worker(self) -> int:
         """Start the worker and see it through; return its exit status."""
-        left = self._history.left_uploads(self.job.name)
-        order = Order(job=self.job, kind="backup", uploads=left)
+        order = Order(job=self.job, kind="backup", uploads=self._find_left_uploads())
         self._process = await start_worker(order, self._history.path.parent)
         if self._ending:  # cancelled while it was being started
             self._process.terminate()
-        with self._watch_time():
+        with self._limits:
             return await self._process.see_through(self._take_event, self._take_output)
 
-    @contextmanager
-    def _watch_time(self) -> Iterator[None]:
-        """End the run when its timeout is over and the block is not."""
-        limit = self.job.settings.timeout
-        if limit is None:
-            yield
-            return
-        loop = asyncio.get_running_loop()
-        timer = loop.call_later(limit.total_seconds(), self._time_out, limit)
-        try:
-            yield
-        finally:
-            timer.cancel()
+    def _time_out(self, why: str, is_idle: bool) -> None:
+        self.end(Ended(outcome="timeout", message=why, is_temporary=is_idle))
 
-    def _time_out(self, limit: timedelta) -> None:
-        self.end(Ended(outcome="timeout", message=f"ended after its timeout of {limit}"))
+    def _find_left_uploads(self) -> tuple[OpenedUpload, ...]:
+        try:
+            return self._history.left_uploads(self.job.name)
+        except HistoryError as error:  # the job's next run aborts them
+            _log.error("Uploads that earlier runs have left cannot be looked up: %s", error)
+            return ()
+
+    def _find_retry(self, ended: Ended, now: datetime) -> datetime | None:
+        """Return when the run is to be repeated, where what ended it may pass by itself.
+
+        Who started it by hand knows how it ended, and may start it again.
+        """
+        if not ended.is_temporary or self.run.cause == "manual":
+            return None
+        if ended.outcome == "cancelled":  # by the end of the daemon: the next one repeats it, once
+            is_repeated = self.run.cause == "catch-up" and self.run.repeats is not None
+            return None if is_repeated else now
+        settings = self.job.settings
+        return find_retry(
+            retries=settings.retries,
+            wait=settings.retry_wait,
+            attempt=self.run.attempt,
+            ended_at=now,
+        )
 
     def _take_event(self, line: bytes) -> None:
         try:
@@ -214,7 +219,7 @@ class ActiveRun:
                 self._take_line(event)
             case Progress():
                 self._take_progress(event)
-            case SkippedEntry():
+            case SkippedEntry() if len(self._skipped) < KEPT_SKIPPED:
                 self._skipped.append(event)
             case SavedArchive():
                 self.run = replace(self.run, archives=(*self.run.archives, event))
@@ -247,6 +252,7 @@ class ActiveRun:
         self._publish(Message("log", line))
 
     def _take_progress(self, progress: Progress) -> None:
+        self._limits.see(progress.bytes_read, progress.bytes_sent)
         self.run = replace(
             self.run,
             files=progress.files,

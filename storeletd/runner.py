@@ -15,8 +15,10 @@ from functools import partial
 
 from storelet import StoreletError
 from storeletd.events import Ended
-from storeletd.history import History, Run
+from storeletd.history import History
 from storeletd.jobs import Job
+from storeletd.planner import Owed
+from storeletd.records import Run
 from storeletd.run import ActiveRun, Message
 from storeletd.schedule import Due
 
@@ -38,10 +40,10 @@ class NotRunningError(StoreletError):
 class Runner:
     """Starts runs: at most `max_runs` at once, one at a time of each job, in order."""
 
-    def __init__(self, history: History, *, max_runs: int, changed: Callable[[], None]) -> None:
+    def __init__(self, history: History, *, max_runs: int, ended: Callable[[str], None]) -> None:
         self._history = history
         self._max_runs = max_runs
-        self._changed = changed  # called when a run has begun or ended
+        self._ended = ended  # called with the name of a job, one of whose runs has ended
         self._waiting: dict[int, ActiveRun] = {}
         self._running: dict[int, ActiveRun] = {}
         self._unrecorded: dict[int, ActiveRun] = {}  # over, but history could not be written
@@ -51,9 +53,18 @@ class Runner:
         every = (*self._running.values(), *self._waiting.values())
         return tuple(each.run for each in every if job in (None, each.job.name))
 
-    def run(self, job: Job, *, cause: str, due: Due | None = None) -> Run:
+    def run(
+        self, job: Job, *, cause: str, due: Due | None = None, repeats: Owed | None = None
+    ) -> Run:
         """Begin a run and return at once; it is in history by then."""
-        run = self._history.begin(job=job.name, cause=cause, due=due, now=_now())
+        run = self._history.begin(
+            job=job.name,
+            cause=cause,
+            due=due,
+            now=_now(),
+            repeats=repeats.run_id if repeats else None,
+            attempt=repeats.attempt if repeats else 1,
+        )
         self._waiting[run.id] = ActiveRun(job, run, self._history)
         self._start_next()
         return self.find(run.id) or run
@@ -83,12 +94,16 @@ class Runner:
             if active.record():
                 del self._unrecorded[run_id]
 
-    def cancel(self, run_id: int, why: str) -> Run:
-        """End a run; its outcome will be `cancelled`. Raises NotRunningError."""
+    def cancel(self, run_id: int, why: str, *, is_temporary: bool = False) -> Run:
+        """End a run; its outcome will be `cancelled`. Raises NotRunningError.
+
+        `is_temporary` says that nobody meant this run: it is to be repeated.
+        """
+        ended = Ended(outcome="cancelled", message=why, is_temporary=is_temporary)
         if active := self._running.get(run_id):
-            active.end(Ended(outcome="cancelled", message=why))
+            active.end(ended)
         elif active := self._waiting.pop(run_id, None):
-            active.finish(Ended(outcome="cancelled", message=why))
+            active.finish(ended)
             self._let_go(active)
         else:
             raise NotRunningError(f"run {run_id} is over")
@@ -107,7 +122,7 @@ class Runner:
         """End every run and wait until their processes are gone."""
         tasks = [each.task for each in self._running.values() if each.task]
         for run in reversed(self.active()):  # those that wait first, or they would start
-            self.cancel(run.id, "storeletd was stopped")
+            self.cancel(run.id, "storeletd was stopped", is_temporary=True)
         await asyncio.gather(*tasks, return_exceptions=True)
         self.record_rest()
 
@@ -137,7 +152,7 @@ class Runner:
     def _let_go(self, active: ActiveRun) -> None:
         if not active.is_recorded:
             self._unrecorded[active.run.id] = active
-        self._changed()
+        self._ended(active.job.name)
 
 
 def _now() -> datetime:

@@ -75,4 +75,16 @@ MIGRATIONS = (
         """,
         "CREATE INDEX upload_of_run ON upload (run)",
     ),
+    (
+        "ALTER TABLE run ADD COLUMN repeats INTEGER",  # the first run of all for the same
+        "ALTER TABLE run ADD COLUMN attempt INTEGER NOT NULL DEFAULT 1",
+        "ALTER TABLE run ADD COLUMN retry_at INTEGER",  # another is owed from then on
+        "CREATE INDEX run_good ON run (job, id) WHERE outcome IN ('success', 'partial')",
+        "CREATE INDEX run_attempt ON run (job, id) WHERE state = 'finished'"
+        " AND (begun_at NOTNULL OR outcome NOT IN ('skipped', 'missed'))",
+        "ALTER TABLE job ADD COLUMN known_since INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE job ADD COLUMN paused_until INTEGER",
+        "ALTER TABLE job ADD COLUMN overdue_since INTEGER",
+        "UPDATE job SET known_since = decided_until",
+    ),
 )

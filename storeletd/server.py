@@ -13,6 +13,7 @@ import os
 import socket
 import stat
 from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
@@ -33,6 +34,7 @@ from storeletd.answers import (
     describe_run_whole,
 )
 from storeletd.daemon import Daemon, NoSuchJobError
+from storeletd.metrics import METRICS_TYPE, describe_metrics
 from storeletd.run import Message
 from storeletd.runner import AlreadyRunningError, NotRunningError
 
@@ -91,6 +93,28 @@ async def post_job_run(request: Request) -> Response:
     return JSONResponse({"run": describe_run(run)}, status_code=202)
 
 
+async def post_job_pause(request: Request) -> Response:
+    """Start no run that is due from now on; `until` ends that, in ISO 8601 with offset."""
+    daemon = _daemon(request)
+    job = daemon.job(request.path_params["job"])
+    text = request.query_params.get("until")
+    daemon.pause(job, None if text is None else _future_time(text))
+    return JSONResponse(describe_job(daemon, job))
+
+
+async def post_job_resume(request: Request) -> Response:
+    """End a pause."""
+    daemon = _daemon(request)
+    job = daemon.job(request.path_params["job"])
+    daemon.resume(job)
+    return JSONResponse(describe_job(daemon, job))
+
+
+async def get_metrics(request: Request) -> Response:
+    """Return what a Prometheus server asks for."""
+    return Response(describe_metrics(_daemon(request)), media_type=METRICS_TYPE)
+
+
 async def get_runs(request: Request) -> Response:
     """List runs, the newest first."""
     daemon = _daemon(request)
@@ -145,6 +169,9 @@ ROUTES = [
     Route("/jobs", get_jobs, methods=["GET"]),
     Route("/jobs/{job}", get_job, methods=["GET"]),
     Route("/jobs/{job}/runs", post_job_run, methods=["POST"]),
+    Route("/jobs/{job}/pause", post_job_pause, methods=["POST"]),
+    Route("/jobs/{job}/resume", post_job_resume, methods=["POST"]),
+    Route("/metrics", get_metrics, methods=["GET"]),
     Route("/runs", get_runs, methods=["GET"]),
     Route("/runs/{run}", get_run, methods=["GET"]),
     Route("/runs/{run}/events", get_run_events, methods=["GET"]),
@@ -272,6 +299,18 @@ def _number(text: str, what: str) -> int:
     if not text.isascii() or not text.isdigit() or len(text) > 18:
         raise HTTPException(400, f"{what} is not a number: {text[:40]}")
     return int(text)
+
+
+def _future_time(text: str) -> datetime:
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        time = None
+    if time is None or time.tzinfo is None:
+        raise HTTPException(400, f"until is no time in ISO 8601 with offset: {text[:40]}")
+    if time <= datetime.now(UTC):
+        raise HTTPException(400, f"until is not in the future: {text[:40]}")
+    return time.astimezone(UTC)
 
 
 async def _stream(messages: AsyncIterator[Message]) -> AsyncIterator[bytes]:

@@ -11,9 +11,10 @@ Descriptions follow systemd's manner: what it means, how it acts together with o
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, StrictBool
+from pydantic import ConfigDict, Discriminator, Field, StrictBool, StrictInt, Tag
 from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import core_schema
 
@@ -32,6 +33,7 @@ __all__ = [
     "MODULE_CONSTANTS",
     "SAID_BY_CODE",
     "SETTINGS_IN",
+    "CatchUp",
     "ChangeDetection",
     "Language",
     "Settings",
@@ -56,6 +58,28 @@ class ChangeDetection(SettingsModel):
     )
 
 
+class CatchUp(SettingsModel):
+    """How far a run may be caught up."""
+
+    max_late: Duration = Field(
+        description="What was due longer ago is recorded as missed instead.", examples=["12h"]
+    )
+
+
+def _find_catch_up_kind(value: object) -> str | None:
+    if isinstance(value, bool):
+        return "bool"
+    return "CatchUp" if isinstance(value, Mapping | CatchUp) else None
+
+
+_CatchUp = Annotated[
+    Annotated[StrictBool, Tag("bool")] | Annotated[CatchUp, Tag("CatchUp")],
+    Discriminator(
+        _find_catch_up_kind,
+        custom_error_type="catch_up_expected",
+        custom_error_message="expected true, false or {max_late: DURATION}",
+    ),
+]
 _Includes = Annotated[
     tuple[Include, ...],
     Field(
@@ -113,15 +137,16 @@ class Settings(SettingsModel):
         {"ctime": False, "inode": False},
         default=ChangeDetection(),
     )
-    timeout: Duration | None = setting(
-        "How long a run may take; then it is ended with all that it started, and its outcome is"
-        " timeout. Left out, it may take for ever.",
-        "4h",
+    randomized_delay: Duration | None = setting(
+        "Start every run up to that much later than it is due, by an amount that is always the"
+        " same for this job on this host, so that a hundred hosts do not start at once.",
+        "10m",
     )
-    catch_up: StrictBool = setting(
-        "Run once if due times passed while the daemon or the machine was down; else they are"
-        " only recorded as missed.",
-        False,
+    catch_up: _CatchUp = setting(
+        "Run once if due times passed while the daemon or the machine was down, as soon as the"
+        " destinations answer; else they are only recorded as missed. So is, with max_late, what"
+        " was due longer ago.",
+        {"max_late": "12h"},
         default=True,
     )
     overlap: Literal["skip", "queue"] = setting(
@@ -129,6 +154,33 @@ class Settings(SettingsModel):
         " job once more afterwards.",
         "queue",
         default="skip",
+    )
+    timeout: Duration | None = setting(
+        "How long a run may take; then it is ended with all that it started, and its outcome is"
+        " timeout. Left out, it may take for ever.",
+        "4h",
+    )
+    idle_timeout: Duration | None = setting(
+        "The same where no byte was read or sent for so long; the time of a command under `run`"
+        " does not count.",
+        "10m",
+    )
+    retries: Annotated[StrictInt, Field(ge=0, le=10)] = setting(
+        "How often to repeat a run that failed for what may pass by itself, such as a network that"
+        " is down; never one that was started by hand.",
+        0,
+        default=3,
+    )
+    retry_wait: Duration = setting(
+        "How long to wait before the first of these; each further one waits twice as long.",
+        "5m",
+        default="1m",
+        validate_default=True,
+    )
+    max_age: Duration | None = setting(
+        "The job is overdue, which is said once and loudly, when no archive was saved for so"
+        " long. Left out, it never is.",
+        "26h",
     )
     log_files: LogFiles = setting(
         '"Added file …" in the journal: auto logs the first 1,000 of a run and then the number of'
@@ -144,6 +196,11 @@ class Settings(SettingsModel):
         repr=False,  # values may be secrets that nobody marked as such
         json_schema_extra={"propertyNames": {"pattern": "^[A-Za-z_][A-Za-z0-9_]*$"}},
     )
+
+    @property
+    def max_late(self) -> timedelta | None:
+        """How late a run may be caught up; None: ever so late."""
+        return self.catch_up.max_late if isinstance(self.catch_up, CatchUp) else None
 
 
 class YamlSettings(Settings):

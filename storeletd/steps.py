@@ -16,7 +16,7 @@ from storeletd.items import IncludeDirectory, IncludeFile, IncludeNewDir, SaveDi
 from storeletd.jobs import Job
 from storeletd.settings import Settings
 
-__all__ = ["CommandFailedError", "abort_uploads", "run_settings"]
+__all__ = ["CommandFailedError", "abort_uploads", "ask_destinations", "run_settings"]
 
 _log = logging.getLogger("storeletd.steps")
 
@@ -61,6 +61,24 @@ def abort_uploads(job: Job) -> None:
                 failures.append(error)
     if failures:
         raise storelet.join_errors(failures)
+
+
+def ask_destinations(job: Job) -> None:
+    """See whether all that the job saves to answers. Raises StoreletError.
+
+    What may pass by itself comes first: it is temporary as long as anything is. A directory that
+    is not there may be about to be mounted.
+    """
+    destinations, failures = _make_destinations(job)
+    for destination in destinations:
+        try:
+            destination.list_archives(job.name)
+        except storelet.StoreletError as error:
+            if isinstance(destination, storelet.Directory):
+                error.is_temporary = isinstance(error, storelet.DestinationMissingError)
+            failures.append(error)
+    if failures:
+        raise storelet.join_errors([each for each in failures if each.is_temporary] or failures)
 
 
 def _keywords(settings: Settings) -> dict[str, Any]:

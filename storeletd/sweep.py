@@ -13,8 +13,9 @@ import logging
 from collections.abc import Iterable
 
 from storeletd import journal
+from storeletd.database import HistoryError
 from storeletd.events import Ended, EndedUpload, Logged, decode
-from storeletd.history import History, HistoryError
+from storeletd.history import History
 from storeletd.jobs import Job, make_printable
 from storeletd.launch import start_worker
 from storeletd.order import Order

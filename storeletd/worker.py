@@ -30,7 +30,7 @@ import storelet
 from storeletd import events, secrets
 from storeletd.jobs import Job
 from storeletd.order import Order
-from storeletd.steps import abort_uploads, run_settings
+from storeletd.steps import abort_uploads, ask_destinations, run_settings
 
 _log = logging.getLogger("storeletd.worker")
 
@@ -66,6 +66,9 @@ def _run(order: Order, channel: _Channel, figures: storelet.Figures) -> events.E
         _set_environment(order.job)
         if order.kind == "abort":
             abort_uploads(order.job)
+            return events.Ended(outcome="success")
+        if order.kind == "ask":
+            ask_destinations(order.job)
             return events.Ended(outcome="success")
         if order.job.language == "yaml":
             run_settings(order.job)

@@ -65,6 +65,7 @@ secrets
 events
 trust
 journal
+limits
 values                  schedule secrets
 items                   values
 settings                items values
@@ -77,26 +78,35 @@ jobdir                  trust jobs jobfile
 planner                 schedule
 schema
 database                schema
-history                 schedule events database
+records                 schedule events
+history                 schedule events database records
+jobstate                schedule database records
+agenda                  schedule journal jobs planner history jobstate
+simulation              schedule jobs planner jobstate agenda
+overdue                 journal jobs planner history jobstate
 process                 events
 order                   events jobs
 launch                  jobs process order
-run                     events journal jobs history process order launch
-runner                  schedule events jobs history run
-sweep                   events journal jobs history order launch
-alarm                   schedule jobs
-daemon                  schedule journal jobs jobdir planner history runner alarm sweep
-answers                 events jobs history run daemon
-server                  run runner daemon answers
+readiness               events journal jobs order launch
+run                     events journal limits jobs planner database records history process order
+                        launch
+runner                  schedule events jobs planner records history run
+sweep                   events journal jobs database history order launch
+alarm
+daemon                  journal jobs jobdir planner database history jobstate agenda overdue
+                        readiness runner sweep alarm
+metrics                 jobs daemon
+answers                 events jobs planner records run daemon
+server                  run runner daemon metrics answers
 notice                  daemon
-__main__                journal jobdir history daemon server notice
+__main__                journal jobdir database daemon server notice
 
 keeper
 steps                   secrets items settings jobs
 worker                  secrets events jobs order steps
 """
 # What storeletctl takes from the daemon, for the verbs that need none running.
-FOR_CTL = {"storeletd.schedule", "storeletd.jobs", "storeletd.jobfile", "storeletd.jobdir"}
+FOR_CTL = {f"storeletd.{name}" for name in ("schedule", "jobs", "jobfile", "jobdir", "simulation")}
 
 # What the daemon may know of the library, beside the names that `storelet` itself makes public.
 PUBLIC_MODULES = {"storelet", "storelet.errors"}

@@ -20,7 +20,7 @@ from urllib.parse import quote, urlencode
 
 from storeletd.ctl.console import CommandError
 from storeletd.ctl.formats import describe_problem
-from storeletd.ctl.replies import Health, JobDetails, Jobs, Reload, Run, RunDetails
+from storeletd.ctl.replies import Health, Job, JobDetails, Jobs, Reload, Run, RunDetails
 
 __all__ = ["BrokenJobError", "Client", "ServerEvent", "parse_events"]
 
@@ -67,6 +67,15 @@ class Client:
         """Start a run of a job and return it; exit code 11 if it is queued or running."""
         path = f"/jobs/{_quote(name)}/runs"
         return cast(Run, self._ask_for_job(name, "POST", path)["run"])
+
+    def pause(self, name: str, until: str | None) -> Job:
+        """Pause a job, and return it."""
+        query = "" if until is None else f"?{urlencode({'until': until})}"
+        return cast(Job, self._ask_for_job(name, "POST", f"/jobs/{_quote(name)}/pause{query}"))
+
+    def resume(self, name: str) -> Job:
+        """End a job's pause, and return it."""
+        return cast(Job, self._ask_for_job(name, "POST", f"/jobs/{_quote(name)}/resume"))
 
     def runs(self, job: str | None = None, *, limit: int) -> list[Run]:
         """Return the last runs of a job, or of all, newest first."""

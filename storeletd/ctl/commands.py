@@ -13,7 +13,7 @@ from typing import NoReturn
 
 import click
 
-from storeletd.ctl import console, jobfiles, jobs, runs, times
+from storeletd.ctl import console, jobfiles, jobs, pauses, runs, simulate, times
 from storeletd.ctl.console import CommandError
 from storeletd.ctl.invocation import Invocation, default_socket
 
@@ -85,11 +85,14 @@ for _command in (
     jobs.show,
     runs.run_now,
     runs.cancel,
+    pauses.pause,
+    pauses.resume,
     jobs.reload,
     runs.history,
     runs.logs,
     times.show_next,
     times.calendar,
+    simulate.simulate,
     jobfiles.validate,
     jobfiles.schema,
 ):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from storeletd.ctl import console
+from storeletd.ctl.arguments import jobs_option
 from storeletd.ctl.console import colour, print_line
 from storeletd.ctl.formats import escape
 from storeletd.ctl.invocation import json_option
@@ -24,15 +25,7 @@ _INVALID = 78
 
 @click.command()
 @click.argument("files", nargs=-1, type=click.Path(path_type=Path), metavar="[FILE]...")
-@click.option(
-    "--jobs",
-    "directory",
-    type=click.Path(path_type=Path),
-    default="/etc/storelet.d",
-    show_default=True,
-    metavar="DIR",
-    help="Where job files are, if no FILE is given.",
-)
+@jobs_option
 @json_option
 def validate(files: Sequence[Path], directory: Path, as_json: bool) -> int:
     """Check job files, given ones or a whole directory. Needs no daemon.

@@ -30,6 +30,7 @@ __all__ = ["list_jobs", "reload", "show", "status"]
 
 _NOT_WELL = 3
 _INVALID = 78
+_AT_REST = ("idle", "waiting")
 _WELL = (None, "success", "skipped")  # last outcomes of a job that is well
 
 _COLUMNS = (
@@ -72,10 +73,10 @@ def list_jobs(invocation: Invocation, as_json: bool) -> None:
 
 def _list_row(job: Job, now: datetime) -> Sequence[str]:
     finished, archive = job["last_finished"], job["last_archive"]
-    due, success = job["next_due"], job["last_success"]
+    due, success = job["next_start"], job["last_success"]
     return (
         job["name"],
-        job["state"],
+        "overdue" if job["overdue_since"] and job["state"] in _AT_REST else job["state"],
         (finished and finished["outcome"]) or "",
         describe_time(due) if due else _never_due(job),
         describe_span((datetime.fromisoformat(due) - now).total_seconds()) if due else "",
@@ -95,8 +96,8 @@ def _never_due(job: Job) -> str:
 def status(invocation: Invocation, job: str | None, as_json: bool) -> int:
     """Show how the daemon and its jobs are, or one JOB in detail.
 
-    Exit code 3 says that something is not well: a job whose last outcome is neither success nor
-    skipped, or a broken job file.
+    Exit code 3 says that something is not well: a job that is overdue or whose last outcome is
+    neither success nor skipped, or a broken job file.
     """
     client = invocation.client()
     if job is None:
@@ -140,7 +141,8 @@ def _show_job_status(client: Client, name: str, as_json: bool) -> int:
 
 def _is_well(job: JobDetails) -> bool:
     last = job["last_finished"]
-    return job["problem"] is None and (last is None or last["outcome"] in _WELL)
+    is_fine = job["problem"] is None and job["overdue_since"] is None
+    return is_fine and (last is None or last["outcome"] in _WELL)
 
 
 def _describe_daemon(
@@ -165,13 +167,20 @@ def _describe_daemon(
 
 
 def _describe_state(job: JobDetails) -> str:
-    if job["next_due"]:
-        left = datetime.fromisoformat(job["next_due"]) - datetime.now(UTC)
-        due = f"next {describe_time(job['next_due'])} (in {describe_span(left.total_seconds())})"
-    else:
-        due = _never_due(job) or "never due"
-    ran = "" if job["runs"] else ", no run yet"
-    return f"{escape(job['name'])}: {colour(job['state'])}, {due}{ran}"
+    state = f"{escape(job['name'])}: {colour(job['state'])}"
+    if job["paused"] and job["paused_until"]:
+        state += f" until {describe_time(job['paused_until'])}"
+    if job["waits_for"]:
+        state += f" for {escape(job['waits_for'])}"
+    if job["overdue_since"]:
+        state += f", {colour('overdue')} since {describe_time(job['overdue_since'])}"
+    if job["next_start"]:
+        left = datetime.fromisoformat(job["next_start"]) - datetime.now(UTC)
+        next_start = describe_time(job["next_start"])
+        state += f", next {next_start} (in {describe_span(left.total_seconds())})"
+    elif not job["paused"]:
+        state += f", {_never_due(job) or 'never due'}"
+    return state if job["runs"] else f"{state}, no run yet"
 
 
 def _describe_job(job: JobDetails) -> Iterator[str]:

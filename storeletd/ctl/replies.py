@@ -85,6 +85,9 @@ class Run(TypedDict):
     notes: list[str]  # worth knowing, and of no effect on the outcome
     archives: list[Archive]
     collided_with: int | None
+    repeats: int | None  # the first run of all that were for the same
+    attempt: int  # the how manieth of them this is
+    retry_at: str | None  # it is to be repeated, not before then
 
 
 class SkippedEntry(TypedDict):
@@ -118,10 +121,15 @@ class Job(TypedDict):
     name: str
     path: str
     language: str
-    state: str  # idle, queued, running, broken
+    state: str  # idle, queued, running, broken, paused, waiting
     schedule: list[str]
     timezone: str
-    next_due: str | None
+    next_due: str | None  # not in a pause
+    next_start: str | None  # later than that by the random delay
+    paused: bool
+    paused_until: str | None  # None where it has no end, either
+    overdue_since: str | None
+    waits_for: str | None  # what a catch-up waits for
     problem: str | None
     last_run: Run | None  # also one that is not finished
     last_finished: Run | None

@@ -115,8 +115,12 @@ def _describe_facts(run: Run) -> Iterator[str]:
     yield f"  cause:    {escape(run['cause'])}" + (f", {_describe_due(run)}" if due else "")
     if run["begun_at"]:
         yield f"  begun:    {describe_time(run['begun_at'])}" + (f", took {took}" if took else "")
+    if run["repeats"]:
+        yield f"  repeats:  run {run['repeats']}, attempt {run['attempt']}"
     if run["message"]:
         yield f"  message:  {escape(run['message'])}"
+    if run["retry_at"]:
+        yield f"  again at: {describe_time(run['retry_at'], exact=True)}"
     if run["hint"]:
         yield f"  Try:      {escape(run['hint'])}"
     if run["begun_at"]:

@@ -11,6 +11,7 @@ from zoneinfo import ZoneInfo
 import click
 
 from storeletd.ctl import console
+from storeletd.ctl.arguments import read_time
 from storeletd.ctl.console import CommandError
 from storeletd.ctl.formats import describe_span, describe_time
 from storeletd.ctl.invocation import Invocation, check_job, json_option, pass_invocation
@@ -112,7 +113,12 @@ def calendar(
     schedule = _read_schedule(expression)
     zone = _read_timezone(timezone)
     now = datetime.now(UTC)
-    due_times = list(islice(_due_times(schedule, zone, _read_time(after, zone) or now), count))
+    due_times = list(
+        islice(
+            _due_times(schedule, zone, now if after is None else read_time(after, zone, "--after")),
+            count,
+        )
+    )
     if as_json:
         console.print_json([due.isoformat() for due in due_times])
     elif due_times:
@@ -141,14 +147,3 @@ def _read_timezone(name: str | None) -> ZoneInfo:
     except (KeyError, ValueError, OSError) as error:  # OSError: a directory, such as Europe
         message = f"no such time zone: {name}: expected one such as Europe/Berlin"
         raise click.BadParameter(message, param_hint="--timezone") from error
-
-
-def _read_time(text: str | None, zone: ZoneInfo) -> datetime | None:
-    if text is None:
-        return None
-    try:
-        time = datetime.fromisoformat(text)
-    except ValueError as error:
-        message = f"no time: {text}: expected one such as 2026-03-28T12:00 or 2026-03-28T12:00Z"
-        raise click.BadParameter(message, param_hint="--after") from error
-    return time if time.tzinfo else time.replace(tzinfo=zone)

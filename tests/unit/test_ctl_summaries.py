@@ -57,6 +57,9 @@ def _run(**fields: object) -> Run:
             }
         ],
         collided_with=None,
+        repeats=None,
+        attempt=1,
+        retry_at=None,
     )
     return cast(Run, {**success, **fields})
 

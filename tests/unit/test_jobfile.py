@@ -183,7 +183,7 @@ def test_every_error_of_a_yaml_job_is_told_at_once_with_line_and_key(path: Path)
     assert found == {
         ("shedule", 1): "unknown key, did you mean schedule?",
         ("keep", 3): "unknown key",
-        ("catch_up", 5): "expected true or false",
+        ("catch_up", 5): "expected true, false or {max_late: DURATION}",
         ("overlap", 6): "expected skip or queue",
         ("log_files", 7): "expected auto, true or false",
         ("include[0].directory", 9): "expected an absolute path, such as /srv/www",
@@ -540,3 +540,28 @@ def test_names_that_can_be_a_job(tmp_path: Path, name: str) -> None:
 
 def test_other_suffixes_are_refused(tmp_path: Path) -> None:
     assert "*.yaml, *.yml, *.py" in only_problem_in(tmp_path / "website.json", "{}").message
+
+
+@pytest.mark.parametrize(
+    ("line", "key", "message"),
+    [
+        ("catch_up: 12h", "catch_up", "expected true, false or {max_late: DURATION}"),
+        ("catch_up: {late: 1h}", "catch_up.late", "unknown key, did you mean max_late?"),
+        (
+            "catch_up: {max_late: 0s}",
+            "catch_up.max_late",
+            "expected a duration longer than nothing",
+        ),
+        ("retries: 11", "retries", "expected 10 or less"),
+        ("retries: -1", "retries", "expected 0 or more"),
+        ("retries: often", "retries", "expected a whole number"),
+        ("retry_wait: 0s", "retry_wait", "expected a duration longer than nothing"),
+    ],
+)
+def test_what_is_wrong_with_a_setting_of_time_is_said(
+    path: Path, line: str, key: str, message: str
+) -> None:
+    text = f"schedule: manual\ninclude:\n- file: /a\nsave:\n- directory: /b\n{line}\n"
+    problem = only_problem_in(path, text)
+    assert (problem.line, problem.key) == (6, key)
+    assert problem.message.startswith(message)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
@@ -12,11 +15,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from storeletd.planner import LATE, Decision, JobClock, decide, sane_decided_until
+from storeletd.planner import (
+    FOREVER,
+    LATE,
+    Decision,
+    JobClock,
+    Owed,
+    decide,
+    find_delay,
+    find_next_look,
+    find_retry,
+    is_overdue,
+    sane_decided_until,
+)
 from storeletd.schedule import Due, due_between, parse_schedule
 
 BERLIN = ZoneInfo("Europe/Berlin")
 SECOND = timedelta(seconds=1)
+MINUTE = timedelta(minutes=1)
 HOUR = timedelta(hours=1)
 MIDNIGHT = datetime(2026, 6, 1, tzinfo=UTC)
 
@@ -24,14 +40,21 @@ MIDNIGHT = datetime(2026, 6, 1, tzinfo=UTC)
 NIGHTLY = JobClock(
     schedule=parse_schedule("30 2 * * *"),
     timezone=ZoneInfo("UTC"),
+    delay=timedelta(0),
     catch_up=True,
+    max_late=None,
     overlap="skip",
     decided_until=MIDNIGHT,
+    paused_until=None,
+    owed=None,
+    is_ready=True,
     active_run=None,
     waiting=False,
 )
 DUE_AT = MIDNIGHT.replace(hour=2, minute=30)
 TONIGHT = Due(first=DUE_AT, last=DUE_AT, count=1)
+NO_CATCH_UP = "nothing was running to start it, and catch_up is false"
+TOO_LATE = "nothing was running to start it, and it is later than max_late"
 
 
 def test_nothing_is_decided_before_the_due_time() -> None:
@@ -42,6 +65,16 @@ def test_nothing_is_decided_before_the_due_time() -> None:
 def test_a_due_time_starts_a_run(late: timedelta) -> None:
     expected = Decision(action="run", cause="schedule", due=TONIGHT)
     assert decide(NIGHTLY, DUE_AT + late) == (expected,)
+
+
+def test_every_run_starts_so_much_later_than_it_is_due_as_its_job_is_delayed() -> None:
+    clock = replace(NIGHTLY, delay=10 * MINUTE, catch_up=False)
+    assert decide(clock, DUE_AT + 10 * MINUTE - timedelta.resolution) == ()
+    expected = Decision(action="run", cause="schedule", due=TONIGHT)
+    for late in (timedelta(0), LATE):
+        assert decide(clock, DUE_AT + 10 * MINUTE + late) == (expected,)
+    (decision,) = decide(clock, DUE_AT + 10 * MINUTE + LATE + timedelta.resolution)
+    assert decision.action == "missed"
 
 
 def test_a_due_time_is_decided_on_once() -> None:
@@ -78,20 +111,20 @@ def test_without_catch_up_missed_due_times_are_recorded() -> None:
     clock = replace(NIGHTLY, catch_up=False)
     (decision,) = decide(clock, MIDNIGHT + 72 * HOUR)
     due = Due(first=DUE_AT, last=DUE_AT + 48 * HOUR, count=3)
-    assert decision == Decision(action="missed", cause="schedule", due=due)
+    assert decision == Decision(action="missed", cause="schedule", due=due, why=NO_CATCH_UP)
 
 
 def test_without_catch_up_a_due_time_of_now_runs_beside_missed_ones() -> None:
     clock = replace(NIGHTLY, catch_up=False)
     now = DUE_AT + 24 * HOUR
     assert decide(clock, now) == (
-        Decision(action="missed", cause="schedule", due=TONIGHT),
+        Decision(action="missed", cause="schedule", due=TONIGHT, why=NO_CATCH_UP),
         Decision(action="run", cause="schedule", due=Due(first=now, last=now, count=1)),
     )
 
 
 @pytest.mark.parametrize(
-    ("overlap", "waiting", "action", "run_id"),
+    ("overlap", "waiting", "action", "collided_with"),
     [
         ("skip", False, "skip", 7),
         ("skip", True, "skip", 7),
@@ -104,14 +137,14 @@ def test_a_job_that_is_due_while_it_runs(
     overlap: Literal["skip", "queue"],
     waiting: bool,
     action: str,
-    run_id: int | None,
+    collided_with: int | None,
     late: timedelta,
     cause: str,
 ) -> None:
     clock = replace(NIGHTLY, overlap=overlap, active_run=7, waiting=waiting)
     (decision,) = decide(clock, DUE_AT + late)
     assert (decision.action, decision.cause) == (action, cause)
-    assert (decision.run_id, decision.due) == (run_id, TONIGHT)
+    assert (decision.collided_with, decision.due) == (collided_with, TONIGHT)
 
 
 def test_missed_due_times_are_missed_whatever_runs_now() -> None:
@@ -175,72 +208,384 @@ def test_how_far_ahead_is_real_time_where_clocks_are_set_back() -> None:
     assert sane_decided_until(decided, now) == decided
 
 
+# What is caught up, and when
+
+
+def test_what_is_due_too_long_ago_is_given_up() -> None:
+    clock = replace(NIGHTLY, max_late=12 * HOUR)
+    (decision,) = decide(clock, DUE_AT + 12 * HOUR)
+    assert (decision.action, decision.cause) == ("run", "catch-up")
+    (decision,) = decide(clock, DUE_AT + 12 * HOUR + timedelta.resolution)
+    assert decision == Decision(action="missed", cause="schedule", due=TONIGHT, why=TOO_LATE)
+
+
+def test_of_many_missed_due_times_some_may_be_too_late() -> None:
+    clock = replace(NIGHTLY, max_late=50 * HOUR)
+    given_up, caught_up = decide(clock, MIDNIGHT + 72 * HOUR)
+    assert (given_up.action, given_up.due) == ("missed", TONIGHT)
+    two = Due(first=DUE_AT + 24 * HOUR, last=DUE_AT + 48 * HOUR, count=2)
+    assert (caught_up.action, caught_up.cause, caught_up.due) == ("run", "catch-up", two)
+
+
+def test_a_max_late_shorter_than_a_look_may_come_late_gives_nothing_up_in_time() -> None:
+    clock = replace(NIGHTLY, max_late=SECOND)
+    (decision,) = decide(clock, DUE_AT + LATE)
+    assert (decision.action, decision.cause) == ("run", "schedule")
+    (decision,) = decide(clock, DUE_AT + LATE + timedelta.resolution)
+    assert decision.action == "missed"
+
+
+def test_a_catch_up_waits_until_the_job_is_ready() -> None:
+    clock = replace(NIGHTLY, is_ready=False)
+    assert decide(clock, DUE_AT + HOUR) == (Decision(action="wait", cause="catch-up"),)
+    (decision,) = decide(replace(clock, is_ready=True), DUE_AT + HOUR)
+    assert (decision.action, decision.due) == ("run", TONIGHT)
+
+
+def test_a_catch_up_waits_no_longer_than_until_the_job_is_due_again() -> None:
+    clock = replace(NIGHTLY, is_ready=False)
+    now = DUE_AT + 24 * HOUR
+    (decision,) = decide(clock, now)
+    due = Due(first=DUE_AT, last=now, count=2)
+    assert decision == Decision(action="run", cause="catch-up", due=due)
+
+
+def test_a_catch_up_that_waits_may_become_too_late() -> None:
+    clock = replace(NIGHTLY, is_ready=False, max_late=HOUR)
+    assert [each.action for each in decide(clock, DUE_AT + HOUR)] == ["wait"]
+    assert [each.action for each in decide(clock, DUE_AT + 2 * HOUR)] == ["missed"]
+
+
+def test_what_is_due_now_waits_for_nothing() -> None:
+    (decision,) = decide(replace(NIGHTLY, is_ready=False), DUE_AT)
+    assert (decision.action, decision.cause) == ("run", "schedule")
+
+
+# Pauses
+
+
+def test_in_a_pause_nothing_is_decided() -> None:
+    for paused_until in (FOREVER, MIDNIGHT + 90 * HOUR):
+        clock = replace(NIGHTLY, paused_until=paused_until, owed=OWED)
+        assert decide(clock, MIDNIGHT + 72 * HOUR) == ()
+
+
+def test_what_was_due_in_a_pause_is_skipped() -> None:
+    clock = replace(NIGHTLY, paused_until=DUE_AT + 30 * HOUR)
+    (decision,) = decide(clock, DUE_AT + 30 * HOUR)
+    due = Due(first=DUE_AT, last=DUE_AT + 24 * HOUR, count=2)
+    why = "the job was paused"
+    assert decision == Decision(action="skip", cause="schedule", due=due, why=why)
+
+
+def test_what_is_due_after_a_pause_runs_and_is_caught_up() -> None:
+    clock = replace(NIGHTLY, paused_until=DUE_AT)  # to the moment: still in it
+    skipped, run = decide(clock, DUE_AT + 72 * HOUR)
+    assert (skipped.action, skipped.due) == ("skip", TONIGHT)
+    due = Due(first=DUE_AT + 24 * HOUR, last=DUE_AT + 72 * HOUR, count=3)
+    assert (run.action, run.cause, run.due) == ("run", "catch-up", due)
+
+
+def test_what_was_due_before_a_pause_and_is_delayed_into_it_is_skipped() -> None:
+    clock = replace(NIGHTLY, delay=HOUR, paused_until=DUE_AT + HOUR / 2)
+    assert decide(clock, DUE_AT + HOUR / 2) == ()
+    (decision,) = decide(clock, DUE_AT + HOUR)
+    assert (decision.action, decision.due) == ("skip", TONIGHT)
+
+
+def test_a_pause_too_late_and_in_time_are_three_decisions() -> None:
+    clock = replace(NIGHTLY, paused_until=DUE_AT + HOUR, max_late=30 * HOUR)
+    decisions = decide(clock, DUE_AT + 72 * HOUR)
+    assert [each.action for each in decisions] == ["skip", "missed", "run"]
+    assert [each.due.count for each in decisions if each.due] == [1, 1, 2]
+
+
+# Runs that are owed
+
+OWED = Owed(
+    run_id=3,
+    attempt=2,
+    cause="retry",
+    asked_at=MIDNIGHT,
+    ended_at=MIDNIGHT,
+    not_before=MIDNIGHT + MINUTE,
+)
+
+
+def test_a_run_is_repeated_when_its_time_has_come() -> None:
+    clock = replace(NIGHTLY, owed=OWED)
+    assert decide(clock, OWED.not_before - timedelta.resolution) == ()
+    expected = Decision(action="run", cause="retry", repeats=OWED)
+    for now in (OWED.not_before, DUE_AT - SECOND):
+        assert decide(clock, now) == (expected,)
+
+
+def test_a_run_is_not_repeated_while_another_is_on() -> None:
+    clock = replace(NIGHTLY, owed=OWED, active_run=4, overlap="queue")
+    assert decide(clock, DUE_AT - SECOND) == ()
+
+
+def test_a_due_time_pays_for_what_is_owed() -> None:
+    (decision,) = decide(replace(NIGHTLY, owed=OWED), DUE_AT)
+    assert decision == Decision(action="run", cause="schedule", due=TONIGHT)
+
+
+def test_a_run_ended_by_a_clock_that_was_ahead_is_repeated_now() -> None:
+    owed = replace(OWED, ended_at=WRONG, not_before=WRONG + MINUTE)
+    (decision,) = decide(replace(NIGHTLY, owed=owed), DUE_AT - HOUR)
+    assert decision.repeats == owed
+    soon = replace(OWED, ended_at=DUE_AT - HOUR / 2, not_before=DUE_AT - MINUTE)
+    assert decide(replace(NIGHTLY, owed=soon), DUE_AT - HOUR) == ()  # it was set back a little
+
+
+def test_a_lost_run_is_repeated_as_a_catch_up() -> None:
+    lost = replace(OWED, cause="catch-up", not_before=MIDNIGHT)
+    clock = replace(NIGHTLY, owed=lost, max_late=HOUR)
+    assert decide(clock, MIDNIGHT) == (Decision(action="run", cause="catch-up", repeats=lost),)
+    waiting = replace(clock, is_ready=False)
+    assert decide(waiting, MIDNIGHT) == (Decision(action="wait", cause="catch-up"),)
+    assert decide(replace(clock, catch_up=False), MIDNIGHT) == ()
+    assert len(decide(clock, MIDNIGHT + HOUR)) == 1
+    assert decide(clock, MIDNIGHT + HOUR + timedelta.resolution) == ()  # longer than max_late ago
+    retry = replace(clock, catch_up=False, is_ready=False, owed=OWED)
+    assert len(decide(retry, MIDNIGHT + HOUR)) == 1  # of a run that failed: none of that matters
+
+
+def test_the_wait_before_a_retry_doubles() -> None:
+    waits = [
+        find_retry(retries=4, wait=MINUTE, attempt=attempt, ended_at=MIDNIGHT)
+        for attempt in range(1, 7)
+    ]
+    assert waits == [*(MIDNIGHT + n * MINUTE for n in (1, 2, 4, 8)), None, None]
+    assert find_retry(retries=0, wait=MINUTE, attempt=1, ended_at=MIDNIGHT) is None
+
+
+# Delays
+
+
+def test_a_delay_is_always_the_same_for_a_job_on_a_host() -> None:
+    assert find_delay(None, host="a", job="web") == timedelta(0)
+    assert find_delay(timedelta(0), host="a", job="web") == timedelta(0)
+    # Another Storelet must come to the same: all of them would start at other times.
+    assert find_delay(HOUR, host="4a0c", job="web") == 1553 * SECOND
+    assert find_delay(HOUR, host="4a0c", job="db") == 2289 * SECOND
+    assert find_delay(2 * HOUR, host="4a0c", job="web") == 3107 * SECOND
+    assert find_delay(HOUR, host="4a0c", job="\udcff") < HOUR  # of a file name that is no UTF-8
+
+
+@pytest.mark.parametrize("which", ["host", "job"])
+def test_delays_are_spread_over_the_whole_time(which: str) -> None:
+    names = {"host": "4a0c", "job": "web"}
+    delays = [find_delay(HOUR, **{**names, which: f"name{n}"}) for n in range(1200)]
+    assert all(timedelta(0) <= delay < HOUR for delay in delays)
+    assert all(delay % SECOND == timedelta(0) for delay in delays)
+    tenths = Counter(delay // (6 * MINUTE) for delay in delays)
+    assert sorted(tenths) == list(range(10))
+    assert min(tenths.values()) > 80  # of 120 expected: four standard deviations
+
+
+# Age
+
+
+def test_a_job_is_overdue_when_its_last_archive_is_older_than_max_age() -> None:
+    assert not is_overdue(None, MIDNIGHT, MIDNIGHT + 10_000 * HOUR)
+    assert not is_overdue(26 * HOUR, MIDNIGHT, MIDNIGHT + 26 * HOUR)
+    assert is_overdue(26 * HOUR, MIDNIGHT, MIDNIGHT + 26 * HOUR + timedelta.resolution)
+
+
+def test_age_is_real_time_where_clocks_are_set_back() -> None:
+    good = datetime(2026, 10, 25, 2, 30, tzinfo=BERLIN)
+    now = datetime(2026, 10, 25, 2, 45, fold=1, tzinfo=BERLIN)  # 75 minutes
+    assert is_overdue(HOUR, good, now)
+    assert not is_overdue(2 * HOUR, good, now)
+
+
 # Any history of wake-ups
 
 SCHEDULES = ["* * * * *", "30 2 * * *", "@hourly", "every 7m", "every 45s", "02:30:30", "manual"]
+ZONES = [
+    "Europe/Berlin",
+    "America/New_York",
+    "Australia/Lord_Howe",
+    "America/Santiago",
+    "Pacific/Apia",
+    "UTC",
+]
+# just before the local clock is changed: by an hour, by half an hour, by a day
+BEGINNINGS = [
+    datetime(2026, 3, 28, 20, tzinfo=UTC),
+    datetime(2026, 10, 24, 20, tzinfo=UTC),
+    datetime(2026, 4, 4, 8, tzinfo=UTC),
+    datetime(2011, 12, 29, 20, tzinfo=UTC),
+]
 
-clocks = st.builds(
-    JobClock,
-    schedule=st.lists(st.sampled_from(SCHEDULES[:-1]), min_size=1, max_size=2).map(parse_schedule)
-    | st.just(parse_schedule("manual")),
-    timezone=st.just(BERLIN),
-    catch_up=st.booleans(),
-    overlap=st.sampled_from(["skip", "queue"]),
-    # the days on which clocks are changed
-    decided_until=st.sampled_from(
-        [datetime(2026, 3, 28, 20, tzinfo=UTC), datetime(2026, 10, 24, 20, tzinfo=UTC)]
-    ),
-    active_run=st.none() | st.integers(1, 9),
-    waiting=st.booleans(),
-)
+
+@st.composite
+def clocks(draw: st.DrawFn) -> JobClock:
+    decided_until = draw(st.sampled_from(BEGINNINGS))
+
+    def moment(before: int, after: int) -> datetime:
+        return decided_until + draw(st.integers(-before, after)) * SECOND
+
+    owed = None
+    if draw(st.booleans()):
+        ended_at = moment(4000, 10_000)
+        owed = Owed(
+            run_id=1,
+            attempt=2,
+            cause=draw(st.sampled_from(["catch-up", "retry"])),
+            asked_at=moment(4000, 0),
+            ended_at=ended_at,
+            not_before=ended_at + draw(st.integers(0, 4000)) * SECOND,
+        )
+    pauses = st.none() | st.just(FOREVER) | st.just(moment(4000, 10_000))
+    return JobClock(
+        schedule=parse_schedule(
+            draw(
+                st.just(["manual"])
+                | st.lists(st.sampled_from(SCHEDULES[:-1]), min_size=1, max_size=2)
+            )
+        ),
+        timezone=ZoneInfo(draw(st.sampled_from(ZONES))),
+        delay=draw(st.just(0) | st.integers(0, 7200)) * SECOND,
+        catch_up=draw(st.booleans()),
+        max_late=draw(st.none() | st.integers(0, 10_000).map(lambda n: n * SECOND)),
+        overlap=draw(st.sampled_from(["skip", "queue"])),
+        decided_until=decided_until,
+        paused_until=draw(pauses),
+        owed=owed,
+        is_ready=draw(st.booleans()),
+        active_run=draw(st.none() | st.integers(1, 9)),
+        waiting=draw(st.booleans()),
+    )
+
+
 # a clock that stands still, and goes on: by an alarm, by the heartbeat, after a suspend or a reboot
 steps = st.lists(
     st.integers(0, 90) | st.integers(0, 4000) | st.integers(0, 200_000), min_size=1, max_size=12
 )
 
 
+def dues(decisions: Iterable[Decision]) -> list[Due]:
+    return [decision.due for decision in decisions if decision.due]
+
+
 @settings(deadline=None)
-@given(clocks, steps)
-def test_every_due_time_is_in_exactly_one_decision(clock: JobClock, steps: list[int]) -> None:
+@given(clocks(), steps, st.lists(st.booleans(), min_size=12, max_size=12))
+def test_every_due_time_is_in_exactly_one_decision(
+    clock: JobClock, steps: list[int], ready: list[bool]
+) -> None:
+    """Those that wait for the job to be ready are in one in the end."""
     begin = now = clock.decided_until
-    decisions: list[Decision] = []
-    for step in steps:
+    decided: list[Due] = []
+    for step, is_ready in zip([*steps, 0], [*ready[: len(steps)], True], strict=True):
         now += step * SECOND
-        for decision in decide(clock, now):
-            decisions.append(decision)
-            clock = replace(clock, decided_until=decision.due.last)
-    expected = due_between(clock.schedule, clock.timezone, begin, now)
-    assert sum(decision.due.count for decision in decisions) == (expected.count if expected else 0)
-    for decision in decisions:
-        first, last = decision.due.first, decision.due.last
-        before = first.astimezone(UTC) - timedelta.resolution
-        assert decision.due == due_between(clock.schedule, clock.timezone, before, last)
-    for earlier, later in pairwise(decisions):
-        assert earlier.due.last.astimezone(UTC) < later.due.first.astimezone(UTC)
+        for due in dues(decide(replace(clock, is_ready=is_ready), now)):
+            decided.append(due)
+            clock = replace(clock, decided_until=due.last)
+    is_paused = clock.paused_until is not None and now < clock.paused_until
+    until = decided[-1].last if is_paused and decided else now - clock.delay
+    expected = None
+    if decided or not is_paused:
+        expected = due_between(clock.schedule, clock.timezone, begin, until)
+    assert sum(due.count for due in decided) == (expected.count if expected else 0)
+    for due in decided:
+        before = due.first.astimezone(UTC) - timedelta.resolution
+        assert due == due_between(clock.schedule, clock.timezone, before, due.last)
+    for earlier, later in pairwise(decided):
+        assert earlier.last.astimezone(UTC) < later.first.astimezone(UTC)
     if expected:
-        assert decisions[0].due.first == expected.first
-        assert decisions[-1].due.last == expected.last
+        assert decided[0].first == expected.first
+        assert decided[-1].last == expected.last
 
 
-@settings(deadline=None)
-@given(clocks, st.integers(0, 400_000))
-def test_a_decision_follows_from_lateness_and_overlap(clock: JobClock, seconds: int) -> None:
-    now = clock.decided_until + seconds * SECOND
+@settings(deadline=None, max_examples=300)
+@given(clocks(), st.integers(0, 400_000))
+def test_a_decision_follows_from_lateness_pause_and_overlap(clock: JobClock, seconds: int) -> None:
+    begin = clock.decided_until
+    now = begin + seconds * SECOND
     decisions = decide(clock, now)
-    assert [decision.action for decision in decisions] in (
-        [],
-        ["missed"],
-        *([action] for action in ("run", "skip")),
-        *(["missed", action] for action in ("run", "skip")),
-    )
+    if clock.paused_until is not None and now < clock.paused_until:
+        assert decisions == ()
     is_free = clock.active_run is None or (clock.overlap == "queue" and not clock.waiting)
+    assert len(decisions) <= 3
+    assert all(each.due for each in decisions[:-1])
     for decision in decisions:
-        is_late = now - decision.due.first.astimezone(UTC) > LATE
-        if decision.action == "missed":
-            assert not clock.catch_up
-            assert now - decision.due.last.astimezone(UTC) > LATE
+        if decision.due is None:
+            assert decision.action in ("run", "wait")
+            assert clock.active_run is None
+            assert decision.repeats in (None, clock.owed)
+            assert decision.action == "wait" or decision.repeats
+            continue
+        assert decision.repeats is None
+        first, last = (each.astimezone(UTC) for each in (decision.due.first, decision.due.last))
+        is_late = now - clock.delay - first > LATE
+        pause_end = clock.paused_until or begin
+        in_pause = last <= pause_end
+        assert in_pause == (first <= pause_end) == (decision.why == "the job was paused")
+        if in_pause:
+            assert (decision.action, decision.cause) == ("skip", "schedule")
+        elif decision.action == "missed":
+            longest = max(clock.max_late or LATE, LATE) if clock.catch_up else LATE
+            assert now - clock.delay - last > longest
+            assert not clock.catch_up or clock.max_late is not None
+            assert decision.why == (TOO_LATE if clock.catch_up else NO_CATCH_UP)
         else:
             assert decision.action == ("run" if is_free else "skip")
             assert decision.cause == ("catch-up" if is_late else "schedule")
             assert clock.catch_up or not is_late
-        assert decision.run_id == (clock.active_run if decision.action == "skip" else None)
+        collided = decision.action == "skip" and not in_pause
+        assert decision.collided_with == (clock.active_run if collided else None)
+
+
+@settings(deadline=None, max_examples=500)
+@given(clocks(), st.integers(-3600, 200_000), st.lists(st.floats(0, 1), max_size=3))
+def test_nothing_is_to_be_decided_before_the_next_look(
+    clock: JobClock, seconds: int, shares: list[float]
+) -> None:
+    """So a job sleeps until then: no alarm comes too late."""
+    now = clock.decided_until + seconds * SECOND
+    said = decide(clock, now)
+    for due in dues(said):
+        clock = replace(clock, decided_until=due.last)
+    said = decide(clock, now)  # what is owed, or waits: nobody carried that out
+    look = find_next_look(clock, now)
+    assert look is None or look > now
+    end = now + 400_000 * SECOND if look is None else look
+    moments = [now + (end - now) * share for share in shares]
+    for moment in [*moments, end - timedelta.resolution]:
+        if now <= moment and (look is None or moment < look):
+            # What is owed may become too late: nobody has to know when.
+            assert set(decide(clock, moment)) <= set(said)
+
+
+# Work
+
+
+def test_a_year_of_every_minute_is_one_decision_that_looks_at_days_and_not_at_minutes() -> None:
+    clock = replace(NIGHTLY, schedule=parse_schedule("* * * * *"), timezone=BERLIN)
+    now = MIDNIGHT + timedelta(days=365)
+    (decision,) = decide(clock, now)
+    assert decision.due is not None
+    assert decision.due.count == 365 * 24 * 60
+    calls = count_calls(lambda: decide(clock, now))
+    assert calls < 30_000, calls  # some 80 a day; there are 525,600 minutes
+    clock = replace(clock, decided_until=now)
+    assert count_calls(lambda: find_next_look(clock, now)) < 500
+
+
+def count_calls(work: Callable[[], object]) -> int:
+    """Count the calls of functions, Python's and others: that is no matter of the machine."""
+    calls = 0
+
+    def count(_frame: object, event: str, _argument: object) -> None:
+        nonlocal calls
+        calls += event in ("call", "c_call")
+
+    before = sys.getprofile()
+    sys.setprofile(count)
+    try:
+        work()
+    finally:
+        sys.setprofile(before)
+    return calls
