@@ -22,7 +22,7 @@ from storelet.destination.s3 import S3
 from storelet.errors import UsageError
 from storelet.label import Label
 from storelet.matching import REREAD, ReusePolicy
-from storelet.observer import Event, Passed, report
+from storelet.observer import Event, Filling, Passed, report
 from storelet.source import Entry, Source, find_file, never_include, walk
 from storelet.spooled import SpooledBackup
 from storelet.streamed import StreamedBackup
@@ -217,6 +217,7 @@ class NewDirectory:
         """Make the directory, for its owner alone."""
         self.path = self._cleanup.enter_context(temporary_directory())
         self._cleanup.enter_context(never_include(self.path))
+        report(Filling(is_over=False))
         return self
 
     def __exit__(
@@ -230,6 +231,7 @@ class NewDirectory:
         A streamed backup reads it later, so it stays until then.
         """
         with self._cleanup:
+            report(Filling(is_over=True))
             if kind is None:
                 self._backup.include_directory(self.path, name=self.name)
                 self._backup._keep(self._cleanup)

@@ -3,7 +3,11 @@
 `report(event)` writes the event's log line and hands the event to the observer, if one is set.
 An observer is any callable that takes an event; `observe(callable)` sets it for a block. It is
 one for the whole process, not a context variable: a script that backs up in threads of its own
-must be counted too, and new threads do not inherit context variables.
+must be counted too, and new threads do not inherit context variables. It is called in whichever
+thread has something to report.
+
+`report_moved` counts bytes where they are read and sent, and makes a few events a second of that:
+who follows a backup must know a slow line from one that hangs.
 
 An observer's exception ends the backup, so it must not raise.
 """
@@ -11,14 +15,18 @@ An observer's exception ends the backup, so it must not raise.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from threading import Lock
 
 __all__ = [
     "Added",
     "Event",
     "Figures",
+    "Filling",
+    "Moved",
     "NotReused",
     "Observer",
     "Passed",
@@ -31,10 +39,13 @@ __all__ = [
     "is_followed",
     "observe",
     "report",
+    "report_moved",
 ]
 
 _log = logging.getLogger("storelet")
 _files_log = logging.getLogger("storelet.files")
+
+_MOVED_SECONDS = 0.1  # at least, between two events that say what moved
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +103,27 @@ class NotReused:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Moved:
+    """Bytes were read or sent since the last such event: a sign of life within large files.
+
+    Both are 0 where a directory was walked, or a destination copied, or gave what it has.
+    """
+
+    bytes_read: int  # from a large file, whose `Added` has them once more
+    bytes_sent: int  # to destinations
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filling:
+    """A new directory is to be filled, by a command or a script, or that is over.
+
+    Nothing of the backup moves meanwhile, and that is well.
+    """
+
+    is_over: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class UploadOpened:
     """A multipart upload was begun: what is sent costs money until it is ended."""
 
@@ -120,22 +152,64 @@ class Saved:
 
 
 Event = (
-    Added | Skipped | Truncated | Passed | Reused | NotReused | UploadOpened | UploadEnded | Saved
+    Added
+    | Skipped
+    | Truncated
+    | Passed
+    | Reused
+    | NotReused
+    | Moved
+    | Filling
+    | UploadOpened
+    | UploadEnded
+    | Saved
 )
 Observer = Callable[[Event], None]
 
+
+class _Meter:
+    """Gathers what moves, in any thread, until there is something to tell."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._read = self._sent = 0
+        self._next = 0.0  # time for an event, monotonic
+
+    def add(self, read: int, sent: int) -> Moved | None:
+        """Count bytes, and return what there is to tell."""
+        with self._lock:
+            self._read += read
+            self._sent += sent
+            now = time.monotonic()
+            if now < self._next:
+                return None
+            self._next = now + _MOVED_SECONDS
+            return self._take()
+
+    def close(self) -> Moved | None:
+        """Return what was not told yet."""
+        with self._lock:
+            return self._take() if self._read or self._sent else None
+
+    def _take(self) -> Moved:
+        moved = Moved(bytes_read=self._read, bytes_sent=self._sent)
+        self._read = self._sent = 0
+        return moved
+
+
 _observer: Observer | None = None
+_meter = _Meter()
 
 
 @contextmanager
 def observe(observer: Observer) -> Iterator[None]:
     """Hand every event of this process to `observer` until the block ends."""
-    global _observer
-    before, _observer = _observer, observer
+    global _meter, _observer
+    before, _observer, _meter = (_observer, _meter), observer, _Meter()
     try:
         yield
     finally:
-        _observer = before
+        _observer, _meter = before
 
 
 def is_followed() -> bool:
@@ -146,8 +220,20 @@ def is_followed() -> bool:
 def report(event: Event) -> None:
     """Log `event` in Storelet's words and hand it to the observer."""
     _log_event(event)
-    if _observer is not None:
-        _observer(event)
+    if _observer is None:
+        return
+    if isinstance(event, Saved) and (moved := _meter.close()):
+        _observer(moved)
+    _observer(event)
+
+
+def report_moved(*, read: int = 0, sent: int = 0) -> None:
+    """Count bytes that were read from a source or sent just now; cheap enough for every block.
+
+    Without any it is a sign of life.
+    """
+    if _observer is not None and (moved := _meter.add(read, sent)):
+        _observer(moved)
 
 
 def _log_event(event: Event) -> None:
@@ -185,10 +271,12 @@ def _printable(text: str) -> str:
 
 @dataclass(slots=True)
 class Figures:
-    """The figures of a run, counted from its events."""
+    """The figures of a run, counted from its events by one thread at a time."""
 
     files: int = 0  # files and symbolic links that were read
     bytes_read: int = 0  # from sources
+    bytes_underway: int = 0  # likewise, of large files that are not whole yet
+    bytes_sent: int = 0  # to destinations, also of archives that are not whole yet
     reused: int = 0  # files and symbolic links that were not
     skipped: int = 0  # entries that are not whole in the archive
     not_reused: list[str] = field(default_factory=list)  # why, each reason once
@@ -200,6 +288,10 @@ class Figures:
             case Added(bytes_read=size):
                 self.files += 1
                 self.bytes_read += size
+                self.bytes_underway = max(self.bytes_underway - size, 0)
+            case Moved(bytes_read=read, bytes_sent=sent):
+                self.bytes_underway += read
+                self.bytes_sent += sent
             case Skipped() | Truncated():
                 self.skipped += 1
             case Reused(files=files):
@@ -209,3 +301,4 @@ class Figures:
                     self.not_reused.append(reason)
             case Saved():
                 self.archives.append(event)
+                self.bytes_underway = 0  # should a file have been read twice

@@ -20,7 +20,7 @@ from itertools import chain
 from typing import NamedTuple
 
 from storelet.errors import SourceError, SourceMissingError, UsageError
-from storelet.observer import Passed, Skipped
+from storelet.observer import Passed, Skipped, report_moved
 
 __all__ = [
     "Entry",
@@ -224,6 +224,7 @@ def _walk_children(
 
 
 def _scan(path: str) -> list[os.DirEntry[str]]:
+    report_moved()
     with os.scandir(path) as found:
         return sorted(found, key=lambda child: child.name)
 
@@ -316,6 +317,7 @@ class OpenedFile:
         try:
             while block := self._read(min(BLOCK_BYTES, self.entry.size - done)):
                 done += len(block)
+                report_moved(read=len(block))
                 yield block
         except UnreadableError as error:
             if not done:

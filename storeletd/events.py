@@ -12,6 +12,7 @@ from typing import get_args
 
 __all__ = [
     "EVENTS_FD",
+    "Busy",
     "Ended",
     "EndedUpload",
     "Event",
@@ -43,14 +44,26 @@ class Logged:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """How far the run is."""
+    """How far the run is: while bytes move, it comes at least once a second.
+
+    At most five times a second, so that nobody is drowned. While none comes, the run is idle,
+    unless it is `Busy`.
+    """
 
     files: int  # files and symbolic links that were read, whole
-    bytes_read: int
+    bytes_read: int  # from sources
+    bytes_sent: int  # to destinations
     reused: int  # files and symbolic links that were not read: destinations have them
     skipped: int  # entries that are not whole in the archive
     current: str | None  # path of the entry just added
     bytes_sent: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Busy:
+    """A command fills a new directory, or none does any more: meanwhile a run is not idle."""
+
+    is_busy: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +119,17 @@ class Ended:
     is_temporary: bool = False  # whether that error may pass by itself
 
 
-Event = Logged | Progress | SkippedEntry | SavedArchive | Noted | OpenedUpload | EndedUpload | Ended
+Event = (
+    Logged
+    | Progress
+    | Busy
+    | SkippedEntry
+    | SavedArchive
+    | Noted
+    | OpenedUpload
+    | EndedUpload
+    | Ended
+)
 
 _OUTCOMES = ("success", "partial", "failed", "skipped")
 _TYPES: dict[object, tuple[type, ...]] = {

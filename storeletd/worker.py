@@ -181,14 +181,25 @@ class _Reporter:
         self._truncated = 0  # files that were read, and are not whole
         self._current: str | None = None
         self._next_progress = 0.0
+        self._filling = 0  # new directories, at this moment
+        # What is sent in several threads is reported in them; again, should a signal interrupt us.
+        self._observing = threading.RLock()
 
     def observe(self, event: storelet.Event) -> None:
+        with self._observing:
+            self._observe(event)
+
+    def _observe(self, event: storelet.Event) -> None:
         self.figures.count(event)
         match event:
             case storelet.Added(path=path):
                 self._current = path
-                if time.monotonic() >= self._next_progress:
-                    self.send_progress()
+                self._send_progress_if_due()
+            case storelet.Moved():
+                self._send_progress_if_due()
+            case storelet.Filling(is_over=is_over):
+                self._filling += -1 if is_over else 1
+                self._channel.send(events.Busy(is_busy=self._filling > 0))
             case storelet.Skipped(path=path, reason=reason):
                 self._channel.send(events.SkippedEntry(path=path, reason=reason))
             case storelet.Truncated(path=path, reason=reason):
@@ -209,12 +220,17 @@ class _Reporter:
             case storelet.Saved():
                 self._send_saved(event)
 
+    def _send_progress_if_due(self) -> None:
+        if time.monotonic() >= self._next_progress:
+            self.send_progress()
+
     def send_progress(self) -> None:
         self._next_progress = time.monotonic() + _PROGRESS_SECONDS
         self._channel.send(
             events.Progress(
                 files=self.figures.files - self._truncated,
-                bytes_read=self.figures.bytes_read,
+                bytes_read=self.figures.bytes_read + self.figures.bytes_underway,
+                bytes_sent=self.figures.bytes_sent,
                 reused=self.figures.reused,
                 skipped=self.figures.skipped,
                 current=self._current,

@@ -36,13 +36,13 @@ archive                 observer deflate source plan packing crew layout
 reuse
 destination
 destination.contract    errors reuse
-destination.directory   errors reuse destination.contract
+destination.directory   errors observer reuse destination.contract
 destination.s3errors    errors
-destination.s3client    errors destination.contract
+destination.s3client    errors observer destination.contract
 destination.sending
 destination.s3upload    errors observer reuse destination.contract destination.s3client
                         destination.s3errors destination.sending
-destination.s3          errors abandoned reuse destination.contract destination.s3client
+destination.s3          errors observer abandoned reuse destination.contract destination.s3client
                         destination.s3errors destination.s3upload
 temporary               errors
 label                   errors zipformat catalogue source destination.contract

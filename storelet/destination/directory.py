@@ -25,6 +25,7 @@ from storelet.errors import (
     PermissionDeniedError,
     UsageError,
 )
+from storelet.observer import report_moved
 from storelet.reuse import CopyLimits
 
 __all__ = ["Directory"]
@@ -32,7 +33,7 @@ __all__ = ["Directory"]
 _log = logging.getLogger("storelet")
 
 _READ_BYTES = 1 << 20
-_COPY_BYTES = 1 << 30  # at once: what a signal can interrupt
+_COPY_BYTES = 128 << 20  # at once: what a signal can interrupt, and then a sign of life
 _LIMITS = CopyLimits(smallest=1, usual=1 << 62, largest=1 << 62, most=1 << 62)
 # What copy_file_range(2) says where it does not serve: older kernels, other file systems.
 _NO_COPY = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM}
@@ -99,6 +100,7 @@ class Directory:
         """See the contract."""
         with self._open_archive(archive) as descriptor:
             data = os.pread(descriptor, size, offset)
+            report_moved()
             if len(data) < size:
                 raise DestinationError(f"{archive.name} in {self} is shorter than it was")
             return data
@@ -153,7 +155,9 @@ class _DirectoryUpload:
         self._directory.traffic += Traffic(0, len(view))
         try:
             while view:
-                view = view[os.write(self._descriptor, view) :]
+                done = os.write(self._descriptor, view)
+                report_moved(sent=done)
+                view = view[done:]
         except OSError as error:
             raise _explain(error, self._directory) from error
 
@@ -193,6 +197,7 @@ class _DirectoryUpload:
                 data = os.pread(source, min(at_once, _READ_BYTES), offset)
                 self.write(data)
                 done = len(data)
+            report_moved()
             if not done:
                 raise DestinationError("the archive before is shorter than it was")
             offset += done

@@ -15,12 +15,16 @@ from storelet.destination.s3client import Bucket
 from storelet.destination.s3errors import translating
 from storelet.destination.s3upload import LIMITS, S3Upload, abort_upload, find_object
 from storelet.errors import ArchiveExistsError, DestinationError, UsageError
+from storelet.observer import report_moved
 from storelet.reuse import CopyLimits
 
 if TYPE_CHECKING:
+    from botocore.response import StreamingBody
     from mypy_boto3_s3.type_defs import ObjectTypeDef
 
 __all__ = ["S3"]
+
+_READ_BYTES = 64 << 10  # at once, a sign of life each
 
 # Of `upload`, what is not for its giver to say.
 _OURS = frozenset({"Body", "Bucket", "ChecksumAlgorithm", "IfMatch", "IfNoneMatch", "Key"})
@@ -116,8 +120,7 @@ class S3:
                 IfMatch=archive.version,
                 **self._bucket.repeated,
             )
-            # A store that knows no ranges sends all of it; so no more is taken than was asked for.
-            data = got["Body"].read(size + 1)
+            data = _read_body(got["Body"], size)
         if len(data) != size:
             raise DestinationError(f"{self} sent other bytes of {archive.name} than asked for")
         return data
@@ -141,3 +144,12 @@ class S3:
             version=found["ETag"],
             modified=found["LastModified"].timestamp(),
         )
+
+
+def _read_body(body: StreamingBody, size: int) -> bytes:
+    """Return `size` bytes, or one more: a store that knows no ranges sends all it has."""
+    data = bytearray()
+    while len(data) <= size and (piece := body.read(min(_READ_BYTES, size + 1 - len(data)))):
+        data += piece
+        report_moved()
+    return bytes(data)

@@ -5,6 +5,7 @@ boto3 is imported when the client is made, not with this module.
 
 from __future__ import annotations
 
+import io
 import logging
 from collections.abc import Mapping
 from threading import Lock
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from storelet.destination.contract import Traffic
 from storelet.errors import UsageError
+from storelet.observer import report_moved
 
 if TYPE_CHECKING:
     from botocore.awsrequest import AWSPreparedRequest
@@ -22,6 +24,7 @@ __all__ = ["Bucket"]
 _log = logging.getLogger("storelet")
 
 _ATTEMPTS = 5  # of each request, where the error is a temporary one
+_PIECE_BYTES = 64 << 10  # of a body, a sign of life each
 _CONNECTIONS = 16  # parts and copies on their way together, and one more
 
 # Of `upload`, what every request about one object must repeat (S3 API reference, UploadPart).
@@ -100,15 +103,38 @@ class Bucket:
                 f"bucket {self.name}: {error}",
                 hint="check the options for boto3's client, endpoint_url among them",
             ) from error
-        client.meta.events.register("before-send.s3", self._count)
+        client.meta.events.register("before-send.s3", self._watch)
         said = botocore.session.get_session().get_config_variable("request_checksum_calculation")
         if said == "when_required":  # in the environment or a profile
             self.has_checksums = False
         return client
 
-    def _count(self, request: AWSPreparedRequest, **_more: Any) -> None:
-        """Count a request that is about to be sent; boto3 calls this in any thread."""
+    def _watch(self, request: AWSPreparedRequest, **_more: Any) -> None:
+        """Count a request that is about to be sent, signed; boto3 calls this in any thread."""
         headers = request.headers
         size = headers.get("X-Amz-Decoded-Content-Length") or headers.get("Content-Length") or 0
         with self._counting:
             self.traffic += Traffic(1, int(size))
+        if request.body:
+            request.body = _Body(request.body)  # type: ignore[assignment] # it has read
+
+
+class _Body:
+    """The body of a request on its way: who asks for more of it has sent what was asked before."""
+
+    def __init__(self, body: Any) -> None:
+        self._file = body if hasattr(body, "read") else io.BytesIO(body)
+        self._given = 0  # bytes, on their way
+
+    def read(self, size: int = -1) -> bytes:
+        """Return the next bytes; more than asked for, since urllib3 asks for 16 KiB at a time."""
+        if self._given:
+            report_moved(sent=self._given)
+        piece: bytes = self._file.read(size if size < 0 else max(size, _PIECE_BYTES))
+        self._given = len(piece)
+        return piece
+
+    def seek(self, offset: int) -> None:
+        """Go back: boto3 does so before it sends the same bytes once more."""
+        self._file.seek(offset)
+        self._given = 0

@@ -35,7 +35,7 @@ from storelet.destination.s3errors import (
 )
 from storelet.destination.sending import Sending
 from storelet.errors import ArchiveExistsError, StoreletError
-from storelet.observer import UploadEnded, UploadOpened, report
+from storelet.observer import UploadEnded, UploadOpened, report, report_moved
 from storelet.reuse import CopyLimits
 
 if TYPE_CHECKING:
@@ -208,6 +208,7 @@ class S3Upload:
                 CopySourceRange=f"bytes={first}-{last}",
                 CopySourceIfMatch=source.version,
             )
+        report_moved()
         return _completed(number, copied["CopyPartResult"])
 
     def _give_part(self, data: bytes) -> None:

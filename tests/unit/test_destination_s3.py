@@ -12,6 +12,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import trustme
 from botocore.config import Config
 
 import storelet
+from storelet.destination.contract import Stored
 from storelet.destination.s3 import S3
 from storelet.destination.s3upload import PART_BYTES, PARTS_AT_ONCE, part_bytes
 from tests.helpers import CLONE, Bucket, MotoServer, wait_for
@@ -442,6 +444,96 @@ def test_a_store_that_never_answers_is_given_up(
     with pytest.raises(storelet.DestinationError, match=unreachable) as raised:
         send(s3_server, proxy.endpoint, small, config=config)
     assert raised.value.is_temporary
+
+
+class _Slow(BaseHTTPRequestHandler):
+    """Takes half of an object, gives half of one, and waits for `go_on` before the other half."""
+
+    protocol_version = "HTTP/1.1"
+    go_on: threading.Event
+    size = 16 << 20  # more than what the kernel keeps of it on its way
+
+    def do_HEAD(self) -> None:
+        self.send_response(404)
+        self.end_headers()
+
+    def do_PUT(self) -> None:
+        size = int(self.headers["Content-Length"])
+        self.rfile.read(size // 2)
+        self.go_on.wait(30)
+        self.rfile.read(size - size // 2)
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def do_GET(self) -> None:
+        self.send_response(206)
+        self.send_header("Content-Length", str(self.size))
+        self.end_headers()
+        self.wfile.write(bytes(self.size // 2))
+        self.go_on.wait(30)
+        self.wfile.write(bytes(self.size // 2))
+
+    def log_message(self, *_arguments: Any) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def slow() -> Iterator[tuple[str, threading.Event]]:
+    """Run a store on a line that stands still in the middle of what is sent and read."""
+    go_on = threading.Event()
+    handler = type("Slow", (_Slow,), {"go_on": go_on})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=[0.02])
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}", go_on
+        go_on.set()
+        server.shutdown()
+        thread.join()
+
+
+def test_what_is_sent_is_heard_of_within_a_request(slow: tuple[str, threading.Event]) -> None:
+    """On a slow line a part takes minutes, and is no reason to think that nothing moves."""
+    endpoint, go_on = slow
+    sent = 0
+
+    def note(event: storelet.Event) -> None:
+        nonlocal sent
+        if isinstance(event, storelet.Moved):
+            sent += event.bytes_sent
+
+    def put() -> None:
+        data = bytes(_Slow.size)
+        open_s3("my-bucket", endpoint)._bucket.client.put_object(
+            Bucket="my-bucket", Key=NAME, Body=data
+        )
+
+    with storelet.observe(note):
+        sending = threading.Thread(target=put)
+        sending.start()
+        wait_for(lambda: sent, what="a sign of life")
+        assert sent < _Slow.size
+        go_on.set()
+        sending.join()
+
+
+def test_what_is_read_back_is_heard_of_within_a_request(
+    slow: tuple[str, threading.Event],
+) -> None:
+    endpoint, go_on = slow
+    stored = Stored(name=NAME, size=_Slow.size, version='"x"', modified=0)
+    events: list[storelet.Event] = []
+
+    def read() -> None:
+        open_s3("my-bucket", endpoint).read(stored, 0, _Slow.size)
+
+    with storelet.observe(events.append):
+        reading = threading.Thread(target=read)
+        reading.start()
+        wait_for(lambda: events, what="a sign of life")
+        assert reading.is_alive()
+        go_on.set()
+        reading.join()
 
 
 def test_an_interrupt_during_the_upload_aborts_it(s3_server: Bucket, proxy: Proxy) -> None:

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from storeletd.events import (
+    Busy,
     Ended,
     EndedUpload,
     Event,
@@ -30,10 +31,12 @@ events: st.SearchStrategy[Event] = st.one_of(
         Progress,
         files=numbers,
         bytes_read=numbers,
+        bytes_sent=numbers,
         reused=numbers,
         skipped=numbers,
         current=st.none() | texts,
     ),
+    st.builds(Busy, is_busy=st.booleans()),
     st.builds(SkippedEntry, path=texts, reason=texts),
     st.builds(
         SavedArchive,

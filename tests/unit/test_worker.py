@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from storeletd.events import EVENTS_FD, Ended, Event, decode
+from storeletd.events import EVENTS_FD, Busy, Ended, Event, Progress, decode
 from storeletd.jobs import Job
 from storeletd.order import Order
 from storeletd.settings import Settings
@@ -26,6 +26,15 @@ import storelet
 error = storelet.DestinationError("no way", hint="wait")
 error.is_temporary = {is_temporary}
 raise error
+"""
+
+
+MOVING = """\
+import storelet
+from storelet.observer import Moved, report
+report(Moved(bytes_read=5, bytes_sent=7))
+with storelet.ZipBackup("example") as backup, backup.include_new_dir("d"):
+    pass
 """
 
 
@@ -74,3 +83,12 @@ def test_the_last_word_of_a_worker_says_whether_its_error_may_pass(
     assert events_of(RAISING.format(is_temporary=is_temporary), tmp_path)[-1] == Ended(
         outcome="failed", message="no way", hint="wait", exit_code=1, is_temporary=is_temporary
     )
+
+
+def test_a_worker_says_what_has_moved_and_from_when_to_when_nothing_need(tmp_path: Path) -> None:
+    first, *rest = events_of(MOVING, tmp_path)
+    assert first == Progress(files=0, bytes_read=5, bytes_sent=7, reused=0, skipped=0, current=None)
+    assert [each for each in rest if isinstance(each, Busy)] == [
+        Busy(is_busy=True),
+        Busy(is_busy=False),
+    ]
