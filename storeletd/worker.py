@@ -13,6 +13,7 @@ Nobody imports this module: the daemon runs it, and here alone a job's own code 
 from __future__ import annotations
 
 import atexit
+import errno
 import logging
 import os
 import signal
@@ -35,6 +36,8 @@ from storeletd.steps import abort_uploads, ask_destinations, run_settings
 _log = logging.getLogger("storeletd.worker")
 
 _PROGRESS_SECONDS = 0.2
+_STATUS = {"success": 0, "partial": 3, "failed": 1, "skipped": 75}  # should nobody get the word
+_TEXT_CHARACTERS = 8_000  # of a message: what a module raises or logs may be of any length
 _FILE_LINES = 1_000  # of "Added file …" in the log of a run with `log_files: auto`
 
 
@@ -56,7 +59,7 @@ def main() -> int:
         ended = _run(order, channel, reporter.figures)
     reporter.send_progress()
     channel.send(ended)
-    return 0
+    return _STATUS[ended.outcome]
 
 
 def _run(order: Order, channel: _Channel, figures: storelet.Figures) -> events.Ended:
@@ -76,23 +79,29 @@ def _run(order: Order, channel: _Channel, figures: storelet.Figures) -> events.E
             _run_module(order.job)
     except storelet.StoreletError as error:
         channel.check_process()
-        return events.Ended(
-            outcome="failed",
-            message=error.message,
-            hint=error.hint,
-            exit_code=error.exit_code,
-            is_temporary=error.is_temporary,
-        )
+        return _describe(error)
     except SystemExit as error:
         channel.check_process()
         status = _find_status(error)
-    except Exception as error:  # noqa: BLE001 - a module may raise anything
+    except BaseException as error:  # noqa: BLE001 - a module may raise anything
         channel.check_process()
-        traceback.print_exc()
+        with suppress(Exception):  # it may have closed or replaced standard error
+            traceback.print_exc()
         said = traceback.format_exception_only(error)[-1].strip()
-        return events.Ended(outcome="failed", message=said)
+        return events.Ended(outcome="failed", message=said[:_TEXT_CHARACTERS])
     channel.check_process()
     return events.conclude(status, saved=len(figures.archives), skipped=figures.skipped)
+
+
+def _describe(error: storelet.StoreletError) -> events.Ended:
+    """Return the last word about an error; a module's own may hold anything."""
+    return events.Ended(
+        outcome="failed",
+        message=str(error.message)[:_TEXT_CHARACTERS],
+        hint=None if error.hint is None else str(error.hint)[:_TEXT_CHARACTERS],
+        exit_code=error.exit_code if isinstance(error.exit_code, int) else None,
+        is_temporary=bool(error.is_temporary),
+    )
 
 
 def _find_status(error: SystemExit) -> int:
@@ -103,7 +112,8 @@ def _find_status(error: SystemExit) -> int:
         case int(code):
             return code & 0xFF
         case said:
-            print(said, file=sys.stderr)  # noqa: T201 - as Python does
+            with suppress(Exception):  # as above
+                print(said, file=sys.stderr)  # noqa: T201 - as Python does
             return 1
 
 
@@ -153,6 +163,7 @@ class _Channel:
     def __init__(self, descriptor: int) -> None:
         os.set_inheritable(descriptor, False)  # what the job starts must not hold it open
         self._descriptor = descriptor
+        self._pipe = _identify(descriptor)
         self._process = os.getpid()
         self._sending = threading.Lock()  # a module may back up in several threads
 
@@ -168,8 +179,18 @@ class _Channel:
             return
         line = events.encode(event)
         with self._sending:
+            # A module that closes all descriptors, as daemons do, closes ours: the number may be
+            # an archive's by now.
+            if _identify(self._descriptor) != self._pipe:
+                raise OSError(errno.EBADF, "the job closed a descriptor that is not its own")
             while line:
                 line = line[os.write(self._descriptor, line) :]
+
+
+def _identify(descriptor: int) -> tuple[int, int]:
+    """Return what tells an open file from every other. Raises OSError where none is open."""
+    found = os.fstat(descriptor)
+    return found.st_dev, found.st_ino
 
 
 class _Reporter:
@@ -209,7 +230,7 @@ class _Reporter:
                 self.send_progress()
             case storelet.NotReused(destination=destination, reason=reason):
                 note = f"not reused from {destination}: {reason}"
-                self._channel.send(events.Noted(message=note))
+                self._channel.send(events.Noted(message=note[:_TEXT_CHARACTERS]))
             case storelet.UploadOpened(bucket=bucket, key=key, upload_id=upload_id):
                 opened = events.OpenedUpload(bucket=bucket, key=key, upload_id=upload_id)
                 self._channel.send(opened)
@@ -292,7 +313,8 @@ class _ChannelHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            self._channel.send(events.Logged(level=record.levelno, message=self.format(record)))
+            message = self.format(record)[:_TEXT_CHARACTERS]
+            self._channel.send(events.Logged(level=record.levelno, message=message))
         except OSError:
             self.handleError(record)
 
