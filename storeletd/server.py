@@ -34,6 +34,7 @@ from storeletd.answers import (
     describe_run_whole,
 )
 from storeletd.daemon import Daemon, NoSuchJobError
+from storeletd.intake import BoundedBodies, Protocol, changing
 from storeletd.metrics import METRICS_TYPE, describe_metrics
 from storeletd.run import Message
 from storeletd.runner import AlreadyRunningError, NotRunningError
@@ -168,15 +169,15 @@ ROUTES = [
     Route("/health", get_health, methods=["GET"]),
     Route("/jobs", get_jobs, methods=["GET"]),
     Route("/jobs/{job}", get_job, methods=["GET"]),
-    Route("/jobs/{job}/runs", post_job_run, methods=["POST"]),
-    Route("/jobs/{job}/pause", post_job_pause, methods=["POST"]),
-    Route("/jobs/{job}/resume", post_job_resume, methods=["POST"]),
+    Route("/jobs/{job}/runs", changing("run-now", post_job_run), methods=["POST"]),
+    Route("/jobs/{job}/pause", changing("pause", post_job_pause), methods=["POST"]),
+    Route("/jobs/{job}/resume", changing("resume", post_job_resume), methods=["POST"]),
     Route("/metrics", get_metrics, methods=["GET"]),
     Route("/runs", get_runs, methods=["GET"]),
     Route("/runs/{run}", get_run, methods=["GET"]),
     Route("/runs/{run}/events", get_run_events, methods=["GET"]),
-    Route("/runs/{run}/cancel", post_run_cancel, methods=["POST"]),
-    Route("/reload", post_reload, methods=["POST"]),
+    Route("/runs/{run}/cancel", changing("cancel", post_run_cancel), methods=["POST"]),
+    Route("/reload", changing("reload", post_reload), methods=["POST"]),
 ]
 
 
@@ -190,8 +191,8 @@ class Server:
         )
         app.state.daemon = daemon
         config = uvicorn.Config(
-            app,
-            http="h11",
+            BoundedBodies(app),
+            http=Protocol,
             ws="none",
             lifespan="off",
             log_config=None,

@@ -96,8 +96,9 @@ alarm
 daemon                  journal jobs jobdir planner database history jobstate agenda overdue
                         readiness runner sweep alarm
 metrics                 jobs daemon
+intake                  journal jobs
 answers                 events jobs planner records run daemon
-server                  run runner daemon metrics answers
+server                  run runner daemon metrics intake answers
 notice                  daemon
 __main__                journal jobdir database daemon server notice
 
