@@ -13,6 +13,7 @@ import contextlib
 import fcntl
 import logging
 import os
+import resource
 import signal
 import sys
 from collections.abc import Iterator
@@ -48,6 +49,8 @@ def main() -> int:
     """Run the daemon until it is told to end; return its exit status."""
     options = _parse_options()
     journal.set_up_logging(options.log_to)
+    # The memory of a run may hold secrets. What we start inherits it.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
         with _own_state(options.state):
             asyncio.run(_serve(options))

@@ -31,6 +31,7 @@ from storeletd.values import (
     Secret,
     Text,
     Url,
+    UserName,
     Verify,
 )
 
@@ -107,6 +108,15 @@ class IncludeFile(SettingsModel):
 class IncludeNewDir(SettingsModel):
     """Include what a command puts into a new, temporary directory."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "not": {
+                "properties": {"privileged": {"const": True}},
+                "required": ["privileged", "user"],
+            }
+        }
+    )
+
     new_dir: MemberName = Field(
         description="Directory of the archive for what the command makes.", examples=["database"]
     )
@@ -116,6 +126,24 @@ class IncludeNewDir(SettingsModel):
         examples=[["pg_dump", "--format=custom", "--file={dir}/site.dump", "site"]],
         repr=False,  # its words may be secrets
     )
+    privileged: StrictBool = setting(
+        "Keep the daemon's capability to read every file; left out, the command has only its"
+        " user's rights. Not together with user.",
+        False,
+        default=False,
+    )
+    user: UserName | None = setting(
+        "User to run the command as, whose the new directory is then; for that the daemon must be"
+        " root, and such a user has no capabilities.",
+        "postgres",
+    )
+
+    @field_validator("user")
+    @classmethod
+    def _check_user(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and info.data.get("privileged"):
+            raise ValueError("expected either user or privileged")
+        return value
 
 
 # save: where the archive goes

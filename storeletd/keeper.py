@@ -1,16 +1,19 @@
 """The keeper: starts a worker and sees that nothing of its run outlives it.
 
-    python -I -S keeper.py LIFELINE_FD GRACE_SECONDS TEMPORARY_DIRECTORY -- COMMAND…
+    python -I -S keeper.py LIFELINE_FD GRACE_SECONDS TEMPORARY_DIRECTORY [USER HINT] -- COMMAND…
 
 1. it becomes a subreaper: whatever the worker starts, however it hides, has the keeper as its
    parent once its own is gone, so that it can be found;
 2. it starts COMMAND, the worker, in a session of its own, with the keeper's input, outputs,
-   environment and other inherited descriptors, all but the lifeline;
+   environment and other inherited descriptors, all but the lifeline; where there is a USER, as
+   that user, whose the temporary directory is then. Where that may not be, the run ends with an
+   event that says so, with HINT;
 3. it waits until the worker has ended, or until it is told to end the run: by the end of file of
    the lifeline (whoever held its other end is gone), by the byte `t` from it, or by a signal;
 4. what is still there gets TERM (a stopped process is woken for it) and, after the grace, KILL,
    again and again until nothing is left: it may fork meanwhile;
-5. it removes TEMPORARY_DIRECTORY, all but what is mounted there;
+5. it removes TEMPORARY_DIRECTORY, all but what is mounted there, by descriptors: whose it was
+   must not lead a keeper of root's elsewhere;
 6. it exits with the worker's status, or 128 + n if that died by signal n; 127 and 126 mean, as in
    a shell, that COMMAND was not found or could not be executed.
 
@@ -34,6 +37,8 @@ if TYPE_CHECKING:
     import signal
     from collections.abc import Callable, Iterable, Sequence
     from typing import NoReturn
+
+    Place = tuple[str, ...]  # a directory: that of the run, then name after name
 else:
     import _signal as signal  # what signal wraps with enumerations
 
@@ -49,18 +54,24 @@ _IGNORED = (signal.SIGPIPE, signal.SIGXFSZ)
 
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 _PR_SET_CHILD_SUBREAPER = 36
+_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
+
+_EVENTS_FD = b"STORELET_EVENTS_FD"  # as in `events`
+_NOT_PERMITTED, _WRONG_JOB = 77, 78  # exit codes, as in README.rst
+_AT = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def main(arguments: Sequence[str]) -> int:
     """Do the run of the command line (see above); return the exit status."""
-    lifeline, grace_seconds, directory, _, *command = arguments
+    end = arguments.index("--")
+    lifeline, grace_seconds, directory, *user = arguments[:end]
     directory = os.path.realpath(directory)  # now: later the run could have made it a link
     os.set_inheritable(int(lifeline), False)
     _set_process_option(_PR_SET_CHILD_SUBREAPER, 1)
     try:
-        keeper = _Keeper(command, int(lifeline))
+        keeper = _Keeper(arguments[end + 1 :], int(lifeline), (directory, *user))
         try:
             keeper.wait_for_worker()
         finally:
@@ -73,7 +84,7 @@ def main(arguments: Sequence[str]) -> int:
 class _Keeper:
     """The worker, all that came of it, and what tells the keeper of them."""
 
-    def __init__(self, command: Sequence[str], lifeline: int) -> None:
+    def __init__(self, command: Sequence[str], lifeline: int, rights: Sequence[str]) -> None:
         self._told = False  # to end the run
         self._status: int | None = None  # the worker's, as wait(2) has it
         self._lifeline = lifeline
@@ -83,7 +94,7 @@ class _Keeper:
         self._poll = select.poll()
         self._poll.register(lifeline, select.POLLIN)
         self._poll.register(self._signals, select.POLLIN)
-        self._worker = _start(command)
+        self._worker = _start(command, rights)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
     @property
@@ -149,12 +160,12 @@ class _Keeper:
         return signal.SIGCHLD in signals
 
 
-def _start(command: Sequence[str]) -> int:
+def _start(command: Sequence[str], rights: Sequence[str]) -> int:
     """Start the worker; return its process id. Raises OSError if there can be no process."""
     keeper = os.getpid()
     worker = os.fork()
     if worker == 0:
-        _become_worker(command, keeper)
+        _become_worker(command, keeper, rights)
     # The input is the worker's alone: it may be a pipe that means something when it is closed.
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)
@@ -162,9 +173,12 @@ def _start(command: Sequence[str]) -> int:
     return worker
 
 
-def _become_worker(command: Sequence[str], keeper: int) -> NoReturn:
+def _become_worker(command: Sequence[str], keeper: int, rights: Sequence[str]) -> NoReturn:
     try:
         os.setsid()
+        environment = _read_environment()
+        if len(rights) > 1:
+            environment |= _become_user(rights, int(environment[_EVENTS_FD]))
         # A last help should the keeper be killed: nothing relies on it.
         _set_process_option(_PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() != keeper:
@@ -172,10 +186,47 @@ def _become_worker(command: Sequence[str], keeper: int) -> NoReturn:
         for number in (*_TOLD_BY, *_IGNORED, signal.SIGCHLD):
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
-        os.execvpe(command[0], list(command), _read_environment())  # noqa: S606 - no shell here
+        os.execvpe(command[0], list(command), environment)  # noqa: S606 - no shell here
     except OSError as error:
         _say(f"cannot start {command[0]}: {error.strerror}")
         os._exit(127 if isinstance(error, FileNotFoundError) else 126)
+
+
+def _become_user(rights: Sequence[str], events: int) -> dict[bytes, bytes]:
+    """Become the user for good, who owns the directory then; return what is his environment.
+
+    The groups first: who is not root any more could not change them.
+    """
+    import pwd
+
+    directory, name, hint = rights
+    try:
+        user = pwd.getpwnam(name)
+    except KeyError:
+        _refuse(events, f"no such user: {name}", "see: getent passwd", _WRONG_JOB)
+    if user.pw_uid != os.geteuid():
+        try:
+            os.chown(directory, user.pw_uid, user.pw_gid)
+            os.initgroups(name, user.pw_gid)
+            os.setresgid(*[user.pw_gid] * 3)
+            os.setresuid(*[user.pw_uid] * 3)
+            # Only root's go with the user id.
+            _set_process_option(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
+        except OSError as error:
+            message = f"the run may not become user {name}: {error.strerror}"
+            _refuse(events, message, hint, _NOT_PERMITTED)
+    account = os.fsencode(user.pw_name)
+    return {b"HOME": os.fsencode(user.pw_dir), b"USER": account, b"LOGNAME": account}
+
+
+def _refuse(events: int, message: str, hint: str, exit_code: int) -> NoReturn:
+    """End instead of becoming a worker; the event is what a worker would have said."""
+    import json
+
+    ended = {"message": message, "hint": hint, "exit_code": exit_code}
+    line = json.dumps({"event": "Ended", "outcome": "failed", **ended})
+    _try(os.write, events, f"{line}\n".encode("ascii"))
+    os._exit(126)
 
 
 def _read_environment() -> dict[bytes, bytes]:
@@ -260,26 +311,63 @@ def _remove(directory: str) -> None:
     """
     mounted = _find_mount_points()
     _try(os.unlink, directory)  # the run could have put a link or a file in its place
-    left = [directory]
-    for path in left:  # grows as we go
-        if path not in mounted and not os.path.islink(path):
-            left += _empty(path)
-    failures = [failure for path in reversed(left) if (failure := _try(os.rmdir, path))]
+    left: list[Place] = [(directory,)]
+    for place in left:  # grows as we go
+        if os.path.join(*place) not in mounted:
+            left += _empty(place)
+    failures = [(p, failure) for p in reversed(left) if (failure := _try(_remove_empty, p))]
     if os.path.lexists(directory):
-        _say(f"cannot remove {failures[0].filename}: {failures[0].strerror}")
+        place, failure = failures[0]
+        _say(f"cannot remove {os.path.join(*place)}: {failure.strerror}")
 
 
-def _empty(directory: str) -> list[str]:
+def _open(place: Place) -> int:
+    """Return a descriptor of the directory, to which no link has led. Raises OSError."""
+    at = os.open(place[0], _AT)
+    for name in place[1:]:
+        above = at
+        try:
+            at = os.open(name, _AT, dir_fd=above)
+        finally:
+            os.close(above)
+    return at
+
+
+def _empty(place: Place) -> list[Place]:
     """Remove what is in the directory but the directories; return those."""
-    _try(os.chmod, directory, 0o700)  # commands make some that nobody may write
     try:
-        entries = list(os.scandir(directory))
+        at = _open(place)
     except OSError:
         return []
-    found = [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
-    for path in {entry.path for entry in entries}.difference(found):
-        _try(os.unlink, path)
+    found: list[Place] = []
+    try:
+        # Commands make some that nobody may write. fchmod(2) would need the right to read it.
+        _try(os.chmod, f"/proc/self/fd/{at}", 0o700)
+        inside = os.open(".", os.O_RDONLY | os.O_CLOEXEC, dir_fd=at)
+        try:
+            for entry in list(os.scandir(inside)):
+                if entry.is_dir(follow_symlinks=False):
+                    found.append((*place, entry.name))
+                else:
+                    os.unlink(entry.name, dir_fd=inside)
+        finally:
+            os.close(inside)
+    except OSError:  # rmdir(2) will say what stays
+        pass
+    finally:
+        os.close(at)
     return found
+
+
+def _remove_empty(place: Place) -> None:
+    if len(place) == 1:
+        os.rmdir(place[0])
+        return
+    above = _open(place[:-1])
+    try:
+        os.rmdir(place[-1], dir_fd=above)
+    finally:
+        os.close(above)
 
 
 def _find_mount_points() -> set[str]:

@@ -11,13 +11,14 @@ from pathlib import Path
 from storeletd.jobs import Job
 from storeletd.order import Order
 from storeletd.process import WorkerProcess
+from storeletd.rights import hint_at_root
 
 __all__ = ["start_worker"]
 
 GRACE_SECONDS = 10.0  # from TERM to KILL; an upload is aborted in less
 
 # What a worker gets of the daemon's environment; a proxy's name may be in either case.
-_PASSED_ON = {"CREDENTIALS_DIRECTORY", "HOME", "LANG", "PATH", "TZ"}
+_PASSED_ON = {"CREDENTIALS_DIRECTORY", "HOME", "INVOCATION_ID", "LANG", "PATH", "TZ"}
 _PASSED_ON_PREFIXES = ("AWS_", "LC_")
 _PROXIES = {"all_proxy", "http_proxy", "https_proxy", "no_proxy"}
 
@@ -27,6 +28,7 @@ async def start_worker(order: Order, state: Path) -> WorkerProcess:
 
     Raises OSError.
     """
+    user = order.job.settings.user
     return await WorkerProcess.start(
         # -P: what lies in the current directory must not be imported instead of Storelet.
         [sys.executable, "-P", "-m", "storeletd.worker"],
@@ -34,6 +36,7 @@ async def start_worker(order: Order, state: Path) -> WorkerProcess:
         environment=_make_environment(order.job, state),
         grace_seconds=GRACE_SECONDS,
         temporary_directory=Path(tempfile.gettempdir(), f"storelet-{secrets.token_hex(8)}"),
+        user=None if user is None else (user, hint_at_root()),
     )
 
 

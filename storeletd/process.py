@@ -62,11 +62,13 @@ class WorkerProcess:
         environment: Mapping[str, str],
         grace_seconds: float,
         temporary_directory: Path,
+        user: tuple[str, str] | None = None,
     ) -> WorkerProcess:
         """Start `command` with `stdin` as its input and `environment` as its environment.
 
         `temporary_directory` is made and is its TMPDIR; the keeper removes it. `grace_seconds`
-        lie between TERM and KILL. Raises OSError; a command that cannot be executed is no error
+        lie between TERM and KILL. `user` is the name of the user to run it as, and a hint for
+        where that may not be. Raises OSError; a command that cannot be executed is no error
         but ends with status 126 or 127.
         """
         with ExitStack() as ours, ExitStack() as theirs:
@@ -77,8 +79,8 @@ class WorkerProcess:
             # Not asyncio's: what that makes is killed, so that it could end nothing any more,
             # when the loop ends before it.
             keeper = _start_keeper(
-                [str(lifeline.theirs), str(grace_seconds), str(temporary_directory), "--"],
-                command,
+                [str(lifeline.theirs), str(grace_seconds), str(temporary_directory)],
+                [*(user or ()), "--", *command],
                 stdin=_hold(stdin, theirs),
                 stdout=stdout,
                 stderr=stderr,

@@ -26,6 +26,7 @@ from storeletd.values import (
     Reread,
     ScheduleTexts,
     Timezone,
+    UserName,
     VariableName,
 )
 
@@ -187,6 +188,11 @@ class Settings(SettingsModel):
         " the rest, true all, false none.",
         False,
         default="auto",
+    )
+    user: UserName | None = setting(
+        "User to run the job as, with all that it starts; for that the daemon must be root. Left"
+        " out, the daemon's user.",
+        "postgres",
     )
     environment: dict[VariableName, EnvironmentValue] = setting(
         "Variables for the job and its commands, as text or references to secrets; they win over"

@@ -6,6 +6,10 @@ import logging
 import os
 import shlex
 import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from pydantic import SecretStr
@@ -14,9 +18,16 @@ import storelet
 from storeletd import secrets
 from storeletd.items import IncludeDirectory, IncludeFile, IncludeNewDir, SaveDirectory, SaveS3
 from storeletd.jobs import Job
+from storeletd.rights import User, UserError, find_user, hint_at_root, keep_capabilities
 from storeletd.settings import Settings
 
-__all__ = ["CommandFailedError", "abort_uploads", "ask_destinations", "run_settings"]
+__all__ = [
+    "CommandFailedError",
+    "abort_uploads",
+    "ask_destinations",
+    "find_directories",
+    "run_settings",
+]
 
 _log = logging.getLogger("storeletd.steps")
 
@@ -81,6 +92,11 @@ def ask_destinations(job: Job) -> None:
         raise storelet.join_errors([each for each in failures if each.is_temporary] or failures)
 
 
+def find_directories(job: Job) -> list[str]:
+    """Return the directories that the job saves to."""
+    return [each.directory for each in job.settings.save if isinstance(each, SaveDirectory)]
+
+
 def _keywords(settings: Settings) -> dict[str, Any]:
     """Return what the job file says of the keywords of `ZipBackup`; else the library's hold."""
     keywords = {name: getattr(settings, name) for name in _HOW if name in settings.model_fields_set}
@@ -134,28 +150,70 @@ def _include(
 def _run_command(job: Job, include: IncludeNewDir, directory: str) -> None:
     """Run a command that fills `directory`, which is current and stands for `{dir}` in it.
 
-    It gets no AWS_* variables, no credentials, and nothing that only a secret asked for. Its
-    output is ours, which the runner takes down. No message has its text, which may hold secrets.
+    Its output is ours, which the runner takes down. No message has its text, which may hold
+    secrets.
     """
-    withheld = {"CREDENTIALS_DIRECTORY"} | job.environment_names - job.settings.environment.keys()
-    environment = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith("AWS_") and name not in withheld
-    }
     arguments = _make_arguments(include.run, directory)
+    environment = _make_environment(job)
     what = f"the command of new_dir {include.new_dir}"
     _log.info("Running %s", what)
-    try:
-        ended = subprocess.run(arguments, cwd=directory, env=environment, check=False)
-    except OSError as error:
-        raise CommandFailedError(
-            f"cannot run {what}: {error.strerror}", hint="is it installed, and on the PATH?"
-        ) from error
+    with _as_user(include.user, directory) as user, keep_capabilities(include.privileged):
+        options: dict[str, Any] = {}
+        if user is not None:
+            environment |= user.environment
+            options = {"user": user.uid, "group": user.gid, "extra_groups": user.groups}
+        try:
+            ended = subprocess.run(
+                arguments, cwd=directory, env=environment, check=False, **options
+            )
+        except OSError as error:
+            raise CommandFailedError(
+                f"cannot run {what}: {error.strerror}", hint="is it installed, and on the PATH?"
+            ) from error
     if ended.returncode:
         number = ended.returncode
         how = f"status {number}" if number > 0 else f"signal {-number}"
         raise CommandFailedError(f"{what} ended with {how}", hint="its output says why")
+
+
+def _make_environment(job: Job) -> dict[str, str]:
+    """Return a command's: no AWS_* variables, no credentials, nothing only a secret asked for."""
+    withheld = {"CREDENTIALS_DIRECTORY"} | job.environment_names - job.settings.environment.keys()
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("AWS_") and name not in withheld
+    }
+
+
+@contextmanager
+def _as_user(name: str | None, directory: str) -> Iterator[User | None]:
+    """Find a command's user and let him have the new directory. Raises StoreletError.
+
+    It is in our temporary directory, which he may pass through meanwhile, and no more; his own is
+    beside it, to be removed with ours.
+    """
+    if name is None:
+        yield None
+        return
+    user = find_user(name)
+    if user.uid == os.geteuid():
+        yield None
+        return
+    ours = os.path.dirname(directory)
+    temporary = tempfile.mkdtemp(dir=ours)
+    try:
+        for each in (directory, temporary):
+            os.chown(each, user.uid, user.gid)
+        os.chown(ours, -1, user.gid)
+        os.chmod(ours, 0o710)  # noqa: S103 - his group may pass through it, not list it
+    except OSError as error:
+        message = f"a command may not be run as user {name}: {error.strerror}"
+        raise UserError(message, hint=hint_at_root()) from error
+    try:
+        yield replace(user, environment={**user.environment, "TMPDIR": temporary})
+    finally:
+        os.chmod(ours, 0o700)
 
 
 def _make_arguments(command: str | tuple[str, ...], directory: str) -> list[str]:

@@ -50,6 +50,7 @@ __all__ = [
     "Text",
     "Timezone",
     "Url",
+    "UserName",
     "VariableName",
     "Verify",
 ]
@@ -117,6 +118,12 @@ def _check_url(value: str) -> str:
         raise ValueError(
             "expected a URL without a user and password: use access_key and secret_key"
         )
+    return value
+
+
+def _check_user(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z_][^\s:/]*", value):
+        raise ValueError("expected the name of a user")
     return value
 
 
@@ -241,6 +248,9 @@ Pattern = Annotated[Text, AfterValidator(_check_pattern)]
 BucketName = Annotated[Text, AfterValidator(_check_bucket)]
 Url = Annotated[
     Text, AfterValidator(_check_url), _text_schema(pattern="^https?://[^/?#@]*([/?#]|$)")
+]
+UserName = Annotated[
+    Text, AfterValidator(_check_user), _text_schema(pattern=r"^[A-Za-z_][^\s:/]*$")
 ]
 VariableName = Annotated[Text, AfterValidator(_check_variable)]
 ScheduleTexts = Annotated[

@@ -31,7 +31,8 @@ import storelet
 from storeletd import events, secrets
 from storeletd.jobs import Job
 from storeletd.order import Order
-from storeletd.steps import abort_uploads, ask_destinations, run_settings
+from storeletd.rights import hint_at_rights
+from storeletd.steps import abort_uploads, ask_destinations, find_directories, run_settings
 
 _log = logging.getLogger("storeletd.worker")
 
@@ -79,7 +80,7 @@ def _run(order: Order, channel: _Channel, figures: storelet.Figures) -> events.E
             _run_module(order.job)
     except storelet.StoreletError as error:
         channel.check_process()
-        return _describe(error)
+        return _describe(error, hint_at_rights(error, find_directories(order.job)))
     except SystemExit as error:
         channel.check_process()
         status = _find_status(error)
@@ -93,12 +94,12 @@ def _run(order: Order, channel: _Channel, figures: storelet.Figures) -> events.E
     return events.conclude(status, saved=len(figures.archives), skipped=figures.skipped)
 
 
-def _describe(error: storelet.StoreletError) -> events.Ended:
+def _describe(error: storelet.StoreletError, hint: str | None) -> events.Ended:
     """Return the last word about an error; a module's own may hold anything."""
     return events.Ended(
         outcome="failed",
         message=str(error.message)[:_TEXT_CHARACTERS],
-        hint=None if error.hint is None else str(error.hint)[:_TEXT_CHARACTERS],
+        hint=None if hint is None else str(hint)[:_TEXT_CHARACTERS],
         exit_code=error.exit_code if isinstance(error.exit_code, int) else None,
         is_temporary=bool(error.is_temporary),
     )

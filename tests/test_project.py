@@ -63,6 +63,7 @@ expression
 schedule                expression
 secrets
 events
+rights
 trust
 journal
 limits
@@ -86,7 +87,7 @@ simulation              schedule jobs planner jobstate agenda
 overdue                 journal jobs planner history jobstate
 process                 events
 order                   events jobs
-launch                  jobs process order
+launch                  rights jobs process order
 readiness               events journal jobs order launch
 run                     events journal limits jobs planner database records history process order
                         launch
@@ -103,8 +104,8 @@ notice                  daemon
 __main__                journal jobdir database daemon server notice
 
 keeper
-steps                   secrets items settings jobs
-worker                  secrets events jobs order steps
+steps                   rights secrets items settings jobs
+worker                  rights secrets events jobs order steps
 """
 # What storeletctl takes from the daemon, for the verbs that need none running.
 FOR_CTL = {f"storeletd.{name}" for name in ("schedule", "jobs", "jobfile", "jobdir", "simulation")}

@@ -140,6 +140,7 @@ def test_constants_of_modules_are_the_settings_in_capitals() -> None:
     assert set(MODULE_CONSTANTS) == {
         *("SCHEDULE", "TIMEZONE", "RANDOMIZED_DELAY", "CATCH_UP", "OVERLAP", "TIMEOUT"),
         *("IDLE_TIMEOUT", "RETRIES", "RETRY_WAIT", "MAX_AGE", "LOG_FILES", "ENVIRONMENT"),
+        "USER",
     }
 
 
@@ -387,6 +388,10 @@ SPOILT: list[dict[str, Any]] = [
     {"include": [{"file": "/a", "exclude": ["x"]}]},
     {"include": [{"new_dir": "a"}]},
     {"include": [{"new_dir": "a", "run": []}]},
+    {"include": [{"new_dir": "a", "run": ["b"], "user": "a:b"}]},
+    {"include": [{"new_dir": "a", "run": ["b"], "user": 0}]},
+    {"include": [{"new_dir": "a", "run": ["b"], "privileged": True, "user": "b"}]},
+    {"user": "0"},
     {"include": ["/a"]},
     {"save": ...},
     {"save": []},
