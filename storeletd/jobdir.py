@@ -8,6 +8,8 @@
   gone, its job is removed;
 - two files of one job name: the one that is loaded stays, the others are refused; where none is,
   all are, as any choice would be arbitrary;
+- what was checked is what is read: the directory is opened once and its files in it, by their
+  descriptors, and whatever is put in the place of either meanwhile is not seen;
 - a directory that is missing, unreadable or not trusted is one problem, and every job stays as
   it is: an unmounted file system must not silently end all backups.
 
@@ -21,19 +23,27 @@ import asyncio
 import fnmatch
 import logging
 import os
+import stat
 import threading
 import time
 from collections import defaultdict
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, aclosing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from watchfiles import awatch
 
-from storeletd.jobfile import SUFFIXES, open_job_file, parse_job, read_opened
+from storeletd.jobfile import (
+    SUFFIXES,
+    check_regular,
+    explain_os_error,
+    open_job_file,
+    parse_job,
+    read_opened,
+)
 from storeletd.jobs import Job, JobFileError, JobProblem
-from storeletd.trust import Distrust, find_distrust, judge
+from storeletd.trust import DistrustedError, judge, open_trusted
 
 __all__ = ["Change", "JobDirectory"]
 
@@ -92,12 +102,10 @@ class JobDirectory:
     def scan(self) -> Change:
         """Bring `jobs` and `problems` up to date. Blocks on the file system; never raises."""
         with self._scanning:
-            before, found = self._jobs, self._list_files()
-            if isinstance(found, JobProblem):
-                self._problems = (found,)
+            before, problem = self._jobs, self._look_at_all()
+            if problem is not None:
+                self._problems = (problem,)
             else:
-                looks = {path: self._look(path, self._looks.get(path)) for path in found}
-                self._looks = {path: look for path, look in looks.items() if look is not None}
                 self._jobs, self._problems = self._choose_jobs()
             return _compare(before, self._jobs, self._problems)
 
@@ -147,35 +155,40 @@ class JobDirectory:
             return None
         return (found.st_dev, found.st_ino)
 
-    def _list_files(self) -> list[Path] | JobProblem:
-        """Return the job files there are, or why the directory cannot say."""
+    def _look_at_all(self) -> JobProblem | None:
+        """Look at each job file there is; return why the directory cannot say which."""
         try:
-            distrust = find_distrust(str(self.path), self._owner)
-            if distrust is None:
-                names = sorted(os.listdir(self.path))
-                return [self.path / name for name in names if _is_job_file(name)]
+            with open_trusted(str(self.path), self._owner) as directory:
+                found = [
+                    self._look(self.path / name, directory)
+                    for name in sorted(os.listdir(directory))
+                    if _is_job_file(name)
+                ]
+        except DistrustedError as error:
+            message = f"job directory is refused: {error}{self._explain_jobs()}"
+            return JobProblem(file=str(self.path), message=message, hint=error.distrust.hint)
         except OSError as error:
             reason = (error.strerror or str(error)).lower()
             message = f"job directory cannot be read: {reason}{self._explain_jobs()}"
             return JobProblem(file=str(self.path), message=message)
-        message = f"job directory is refused: {_explain(distrust)}{self._explain_jobs()}"
-        return JobProblem(file=str(self.path), message=message, hint=distrust.hint)
+        self._looks = {look.path: look for look in found if look is not None}
+        return None
 
     def _explain_jobs(self) -> str:
         """Say what becomes of the jobs, where there are any, when their directory cannot say."""
         return "; its jobs stay as they were" if self._jobs else ""
 
-    def _look(self, path: Path, before: _Look | None) -> _Look | None:
+    def _look(self, path: Path, directory: int) -> _Look | None:
         """Read a file if it changed; return nothing where it is gone since it was listed."""
+        before = self._looks.get(path)
         try:
-            with open_job_file(path) as descriptor:
-                self._check_trust(path, descriptor)
+            with self._open(path, directory) as descriptor:
                 state = _state(os.fstat(descriptor))
                 if before is not None and state is not None and before.state == state:
                     return before
                 data = read_opened(descriptor, path)
         except JobFileError as error:
-            return None if _is_gone(path) else _Look(path=path, problems=error.problems)
+            return None if _is_gone(path, directory) else _Look(path=path, problems=error.problems)
         if before is not None and before.data == data:
             return replace(before, state=state)
         look = _Look(path=path, state=state, data=data)
@@ -184,23 +197,33 @@ class JobDirectory:
         except JobFileError as error:
             return replace(look, problems=error.problems)
 
-    def _check_trust(self, path: Path, descriptor: int) -> None:
-        """Raise JobFileError where the opened file is not to be trusted.
+    @contextmanager
+    def _open(self, path: Path, directory: int) -> Iterator[int]:
+        """Open a file in the opened directory. Raises JobFileError where it is not trusted, too.
 
         The directory is trusted, so a plain name in it is; a link leads elsewhere.
         """
-        try:
-            distrust = judge(str(path), os.fstat(descriptor), self._owner)
-            if distrust is None and path.is_symlink():
-                distrust = find_distrust(str(path), self._owner)
-        except OSError as error:
-            reason = (error.strerror or str(error)).lower()
-            problem = JobProblem(file=str(path), message=f"cannot be followed: {reason}")
-            raise JobFileError([problem]) from error
-        if distrust is not None:
-            message = distrust.reason if distrust.path == str(path) else _explain(distrust)
-            problem = JobProblem(file=str(path), message=message, hint=distrust.hint)
-            raise JobFileError([problem])
+        if not _is_link(path, directory):
+            with open_job_file(path, directory) as descriptor:
+                distrust = judge(str(path), os.fstat(descriptor), self._owner)
+                if distrust is not None:
+                    raise _fail(path, distrust.reason, distrust.hint)
+                yield descriptor
+            return
+        with ExitStack() as stack:
+            try:
+                descriptor = stack.enter_context(open_trusted(str(path), self._owner))
+            except DistrustedError as error:
+                own = error.distrust.path == str(path)
+                message = error.distrust.reason if own else str(error)
+                raise _fail(path, message, error.distrust.hint) from error
+            except FileNotFoundError as error:
+                raise _fail(path, explain_os_error(path, error)) from error
+            except OSError as error:
+                reason = (error.strerror or str(error)).lower()
+                raise _fail(path, f"cannot be followed: {reason}") from error
+            check_regular(os.fstat(descriptor), path)
+            yield descriptor
 
     def _choose_jobs(self) -> tuple[dict[str, Job], tuple[JobProblem, ...]]:
         """Choose the version of each job from what the files were when last looked at."""
@@ -230,15 +253,26 @@ def _is_job_file(name: str) -> bool:
     return os.path.splitext(name)[1] in SUFFIXES
 
 
-def _is_gone(path: Path) -> bool:
+def _is_link(path: Path, directory: int) -> bool:
+    try:
+        return stat.S_ISLNK(os.stat(path.name, dir_fd=directory, follow_symlinks=False).st_mode)
+    except OSError:  # opening it will say why
+        return False
+
+
+def _is_gone(path: Path, directory: int) -> bool:
     """Whether there is surely no such file; one that cannot be seen is not gone."""
     try:
-        path.lstat()
+        os.stat(path.name, dir_fd=directory, follow_symlinks=False)
     except FileNotFoundError:
         return True
     except OSError:
         return False
     return False
+
+
+def _fail(path: Path, message: str, hint: str | None = None) -> JobFileError:
+    return JobFileError([JobProblem(file=str(path), message=message, hint=hint)])
 
 
 def _state(found: os.stat_result) -> tuple[int, ...] | None:
@@ -255,10 +289,6 @@ def _duplicate(look: _Look, looks: Sequence[_Look]) -> JobProblem:
         message=f"job {look.path.stem} is declared by {others} too",
         hint="rename or remove one of the files",
     )
-
-
-def _explain(distrust: Distrust) -> str:
-    return f"{distrust.path} {distrust.reason}"
 
 
 def _compare(

@@ -20,7 +20,15 @@ from storeletd.modulefile import read_module
 from storeletd.settings import Language
 from storeletd.yamlfile import read_yaml
 
-__all__ = ["SUFFIXES", "open_job_file", "parse_job", "read_job", "read_opened"]
+__all__ = [
+    "SUFFIXES",
+    "check_regular",
+    "explain_os_error",
+    "open_job_file",
+    "parse_job",
+    "read_job",
+    "read_opened",
+]
 
 SUFFIXES: dict[str, Language] = {".yaml": "yaml", ".yml": "yaml", ".py": "python"}
 
@@ -37,16 +45,23 @@ def read_job(path: Path) -> Job:
 
 
 @contextmanager
-def open_job_file(path: Path) -> Iterator[int]:
-    """Open a regular file for reading; a symbolic link is followed. Raises JobFileError."""
+def open_job_file(path: Path, directory: int | None = None) -> Iterator[int]:
+    """Open a regular file for reading. Raises JobFileError.
+
+    A symbolic link is followed; but not in a `directory`, a descriptor, where the file is then
+    looked for by the name in its path alone.
+    """
+    follow = directory is None
+    name = path if follow else path.name
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
     try:
         # Asked first, as opening a device may do something; again afterwards, for good.
-        _check_regular(os.stat(path), path)
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+        check_regular(os.stat(name, dir_fd=directory, follow_symlinks=follow), path)
+        descriptor = os.open(name, flags | (0 if follow else os.O_NOFOLLOW), dir_fd=directory)
     except OSError as error:
-        raise _fail(path, _explain_os_error(path, error)) from error
+        raise _fail(path, explain_os_error(path, error)) from error
     try:
-        _check_regular(os.fstat(descriptor), path)
+        check_regular(os.fstat(descriptor), path)
         yield descriptor
     finally:
         os.close(descriptor)
@@ -58,7 +73,7 @@ def read_opened(descriptor: int, path: Path) -> bytes:
         with open(descriptor, "rb", closefd=False) as file:
             data = file.read(_LARGEST_BYTES + 1)
     except OSError as error:
-        raise _fail(path, _explain_os_error(path, error)) from error
+        raise _fail(path, explain_os_error(path, error)) from error
     if len(data) > _LARGEST_BYTES:
         raise _fail(path, "larger than 1 MiB")
     return data
@@ -119,13 +134,15 @@ def _decode(path: Path, data: bytes) -> str:
         raise JobFileError([problem]) from error
 
 
-def _check_regular(found: os.stat_result, path: Path) -> None:
+def check_regular(found: os.stat_result, path: Path) -> None:
+    """Raise JobFileError where what was found is no regular file."""
     if not stat.S_ISREG(found.st_mode):
         what = "a directory" if stat.S_ISDIR(found.st_mode) else "no regular file"
         raise _fail(path, f"expected a job file, this is {what}")
 
 
-def _explain_os_error(path: Path, error: OSError) -> str:
+def explain_os_error(path: Path, error: OSError) -> str:
+    """Say why a job file cannot be opened or read."""
     if isinstance(error, FileNotFoundError):
         is_link = os.path.islink(path)
         return f"a link to nowhere: {os.readlink(path)}" if is_link else "no such file"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import struct
 import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
@@ -15,7 +16,7 @@ from freezegun import freeze_time
 
 from storeletd.jobdir import Change, JobDirectory
 from storeletd.jobs import JobProblem
-from storeletd.trust import find_distrust
+from storeletd.trust import open_trusted
 
 GOOD = "schedule: manual\ninclude: [{directory: /srv}]\nsave: [{directory: /mnt}]\n"
 MODULE = 'SCHEDULE = "manual"\n'
@@ -344,7 +345,105 @@ def test_ring_of_links_is_an_error_and_no_endless_walk(tmp_path: Path) -> None:
     (tmp_path / "a").symlink_to("b")
     (tmp_path / "b").symlink_to("a")
     with pytest.raises(OSError, match="levels of symbolic links"):
-        find_distrust(str(tmp_path / "a"), os.geteuid())
+        open_trusted(str(tmp_path / "a"), os.geteuid()).__enter__()
+
+
+# A race: whatever is put in the place of what was checked, and when
+
+
+EVIL = GOOD + "timeout: 1h\n"
+
+
+def put_link_to_evil_directory(job_dir: Path, evil: Path) -> None:
+    job_dir.rename(job_dir.with_name("away"))
+    job_dir.symlink_to(evil)
+
+
+def put_evil_directory(job_dir: Path, evil: Path) -> None:
+    job_dir.rename(job_dir.with_name("away"))
+    evil.rename(job_dir)
+
+
+def put_link_to_evil_file(job_dir: Path, evil: Path) -> None:
+    (job_dir / "a.yaml").unlink()
+    (job_dir / "a.yaml").symlink_to(evil / "a.yaml")
+
+
+def put_evil_file(job_dir: Path, evil: Path) -> None:
+    (evil / "a.yaml").chmod(0o666)
+    (evil / "a.yaml").rename(job_dir / "a.yaml")
+
+
+def turn_link_to_evil_file(job_dir: Path, evil: Path) -> None:
+    (job_dir.parent / "link").unlink()
+    (job_dir.parent / "link").symlink_to(evil)
+
+
+@pytest.mark.parametrize(
+    "swap",
+    [
+        put_link_to_evil_directory,
+        put_evil_directory,
+        put_link_to_evil_file,
+        put_evil_file,
+        turn_link_to_evil_file,
+    ],
+)
+def test_what_is_swapped_between_check_and_use_is_never_loaded(
+    swap: Callable[[Path, Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is swapped before each single call to the system that a scan makes."""
+    left = 0  # calls until it is swapped
+    done = False
+
+    def hook(real: Callable[..., object]) -> Callable[..., object]:
+        def call(*arguments: object, **keywords: object) -> object:
+            nonlocal left, done
+            left -= 1
+            if left < 0 and not done:
+                done = True
+                swap(top / "jobs", top / "evil")
+            return real(*arguments, **keywords)
+
+        return call
+
+    number, done = 0, True
+    while done:
+        top = tmp_path / str(number)
+        for name, text, mode in (
+            ("good", GOOD, 0o755),
+            ("jobs", GOOD, 0o755),
+            ("evil", EVIL, 0o777),
+        ):
+            (top / name).mkdir(parents=True)
+            (top / name).chmod(mode)
+            write(top / name / "a.yaml", text)
+        (top / "link").symlink_to("good")
+        if swap is turn_link_to_evil_file:
+            (top / "jobs" / "a.yaml").unlink()
+            (top / "jobs" / "a.yaml").symlink_to("../link/a.yaml")
+        jobs = JobDirectory(top / "jobs")
+        left, done = number, False
+        with monkeypatch.context() as patch:
+            for name in ("fstat", "listdir", "lstat", "open", "readlink", "stat"):
+                patch.setattr(os, name, hook(getattr(os, name)))
+            jobs.scan()
+        assert [job.source for job in jobs.jobs.values() if job.source != GOOD] == [], number
+        number += 1
+    assert number > 10  # calls
+
+
+def test_an_acl_that_lets_others_write_counts(job_dir: Path, jobs: JobDirectory) -> None:
+    path = write(job_dir / "a.yaml")
+    # acl(5) as setxattr(2) takes it: a tag, permissions and whose they are; the mask last but one.
+    entries = [(1, 6, -1), (2, 6, STRANGER), (4, 4, -1), (16, 6, -1), (32, 4, -1)]
+    value = struct.pack("<I", 2) + b"".join(struct.pack("<HHi", *entry) for entry in entries)
+    try:
+        os.setxattr(path, "system.posix_acl_access", value)
+    except OSError as error:
+        pytest.skip(f"this file system has no ACLs: {error}")
+    jobs.scan()
+    assert "is writable by its group" in only_problem(jobs, path).message
 
 
 # The directory itself
