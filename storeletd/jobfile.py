@@ -10,8 +10,10 @@ from __future__ import annotations
 import os
 import re
 import stat
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from storeletd.declaration import Declaration, check_declaration
@@ -33,6 +35,8 @@ __all__ = [
 SUFFIXES: dict[str, Language] = {".yaml": "yaml", ".yml": "yaml", ".py": "python"}
 
 _LARGEST_BYTES = 1 << 20
+_MOST_PROBLEMS = 50  # told of one file
+_LONGEST_MESSAGE = 500  # characters of one
 # In URLs, in journal fields, and in an archive's name, which is 19 characters longer.
 _JOB_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")
 
@@ -92,10 +96,10 @@ def parse_job(path: Path, data: bytes) -> Job:
         source = _decode(path, data)
         declaration = _read(language, source, str(path))
     except JobFileError as error:
-        raise JobFileError([*problems, *error.problems]) from error.__cause__
+        raise JobFileError(_first([*problems, *error.problems])) from error.__cause__
     settings, found = check_declaration(declaration)
     if settings is None or problems or found:
-        raise JobFileError([*problems, *found])
+        raise JobFileError(_first([*problems, *found]))
     return Job(
         name=path.stem,
         path=os.path.abspath(path),
@@ -104,6 +108,20 @@ def parse_job(path: Path, data: bytes) -> Job:
         source=source,
         lines={str(key[0]): line for key, line in declaration.lines.items() if len(key) == 1},
     )
+
+
+def _first(problems: list[JobProblem]) -> list[JobProblem]:
+    """Return as much as anybody reads: a file may have a hundred thousand, or a long value."""
+    told = [
+        replace(each, message=textwrap.shorten(each.message, _LONGEST_MESSAGE, placeholder=" …"))
+        if len(each.message) > _LONGEST_MESSAGE
+        else each
+        for each in problems[:_MOST_PROBLEMS]
+    ]
+    more = len(problems) - len(told)
+    if more:
+        told.append(JobProblem(file=problems[0].file, message=f"{more} more problems"))
+    return told
 
 
 def _read(language: Language, source: str, file: str) -> Declaration:

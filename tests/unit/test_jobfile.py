@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import textwrap
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -455,6 +456,79 @@ def test_alias_bomb_and_deep_nesting_are_refused_at_once(path: Path) -> None:
     assert "nest" in only_problem_in(path, "[" * 500_000).message  # by PyYAML 6.0.4 itself
     problems_in(path.with_suffix(".py"), "SCHEDULE = " + "[" * 5_000)
     problems_in(path.with_suffix(".py"), "SCHEDULE = " + "-" * 100_000 + "1")
+
+
+BOMBS = {
+    "flow sequences": "a: " + "[" * 500_000,
+    "flow mappings": "a: " + "{a: " * 200_000,
+    "block sequences": "- " * 300_000,
+    "complex keys": "? " * 300_000,
+    "duplicate keys": "a: 1\n" * 150_000,
+    "unknown keys": "".join(f"key{number}: 1\n" for number in range(20_000)),
+    "anchors": "a: [&a 1" + ", *a" * 150_000 + "]",
+    "laughs": "a0: &a0 [x, x]\n"
+    + "".join(f"a{n + 1}: &a{n + 1} [*a{n}, *a{n}]\n" for n in range(99)),
+    "merge keys": GOOD + "<<: {timeout: 1h}\n",
+    "merged aliases": "a: &a {timeout: 1h}\n<<: [*a, *a]\n" + GOOD,
+    "documents": "---\n" * 200_000,
+    "one long key": GOOD + "x" * 900_000 + ": 1\n",
+    "a huge number": GOOD + "timeout: " + "9" * 900_000 + "\n",
+    "a huge number in base 16": GOOD + "timeout: 0x" + "f" * 900_000 + "\n",
+    "a huge number in base 60": GOOD + "timeout: 1" + ":59" * 200_000 + "\n",
+    "a number beyond any time": GOOD + "timeout: 9999999999999999999\n",
+    "an endless duration": GOOD + "reread: 99999999999999999999d\n",
+    "an endless interval": GOOD.replace("30 2 * * *", "every 99999999999999999999d"),
+    "an endless fraction": GOOD + "timeout: " + "9" * 900_000 + ".0\n",
+    "a long schedule": GOOD.replace("30 2", "1," * 300_000 + "99 2"),
+}
+
+
+@pytest.mark.parametrize("text", BOMBS.values(), ids=BOMBS)
+def test_bombs_are_problems_and_few_of_them(path: Path, text: str) -> None:
+    """Quick, too: none of them makes anything larger or deeper than it is itself."""
+    assert len(text) < 1 << 20
+    path.write_text(text)
+    with pytest.raises(JobFileError) as caught:
+        read_job(path)
+    assert 1 <= len(caught.value.problems) <= 51
+    assert max(len(str(problem)) for problem in caught.value.problems) < 1_000
+
+
+MODULE_BOMBS = {
+    "parentheses": "SCHEDULE = " + "(" * 100_000,
+    "lists": "SCHEDULE = " + "[" * 150 + "]" * 150,
+    "signs": "SCHEDULE = " + "-" * 100_000 + "1",
+    "few signs": "SCHEDULE = " + "-" * 900 + "1",
+    "sums": "SCHEDULE = " + "1+" * 100_000 + "1",
+    "few sums": "SCHEDULE = " + "1+" * 900 + "1",
+    "attributes": "SCHEDULE = a" + ".a" * 100_000,
+    "calls": "f" + "()" * 100_000,
+    "lambdas": "SCHEDULE = " + "lambda: " * 50_000 + "1",
+    "elifs": "if 1: pass\n" + "elif 1: pass\n" * 50_000,
+    "blocks": "\n".join(" " * n + "if 1:" for n in range(500)),
+    "powers": 'SCHEDULE = "manual"\nTIMEOUT = 10**10**10',
+    "repetitions": 'SCHEDULE = "x" * 10**12',
+    "a huge number": "TIMEOUT = " + "9" * 900_000,
+    "a huge number in base 16": 'SCHEDULE = "manual"\nTIMEOUT = 0x' + "f" * 900_000,
+    "a huge negative number": 'SCHEDULE = "manual"\nTIMEOUT = -0x' + "f" * 900_000,
+    "infinity": 'SCHEDULE = "manual"\nTIMEOUT = 1e999',
+    "a complex number": 'SCHEDULE = "manual"\nTIMEOUT = 1 + 2j',
+    "keys of no kind": 'SCHEDULE = "manual"\nENVIRONMENT = {1: "a", (1, 2): "b", None: "c"}',
+    "a list as a key": "SCHEDULE = {[]: 1}",
+    "targets": "(" + "a," * 200_000 + ") = 1",
+    "misspelled names": "".join(f"TIMEOUT{n}X = 1\n" for n in range(3_000)),
+}
+
+
+@pytest.mark.parametrize("text", MODULE_BOMBS.values(), ids=MODULE_BOMBS)
+def test_bombs_in_modules_are_problems_and_few_of_them(tmp_path: Path, text: str) -> None:
+    """In a thread, whose stack is smaller, as the daemon reads them."""
+    path = tmp_path / "job.py"
+    path.write_text(text)
+    with ThreadPoolExecutor(1) as threads, pytest.raises(JobFileError) as caught:
+        threads.submit(read_job, path).result()
+    assert 1 <= len(caught.value.problems) <= 51
+    assert max(len(str(problem)) for problem in caught.value.problems) < 1_000
 
 
 def test_python_object_tags_construct_nothing(path: Path, tmp_path: Path) -> None:
