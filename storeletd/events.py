@@ -56,7 +56,6 @@ class Progress:
     reused: int  # files and symbolic links that were not read: destinations have them
     skipped: int  # entries that are not whole in the archive
     current: str | None  # path of the entry just added
-    bytes_sent: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

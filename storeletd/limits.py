@@ -25,8 +25,7 @@ class TimeLimits:
         self._timeout = timeout
         self._idle_timeout = idle_timeout
         self._end = end
-        self._moved: tuple[int, ...] = ()
-        self._busy = 0  # commands that run now: nobody sees what they move
+        self._is_busy = False  # with a command: nobody sees what it moves
         self._loop = asyncio.get_running_loop()
         self._timers: list[asyncio.TimerHandle] = []
         self._idle_timer: asyncio.TimerHandle | None = None
@@ -43,22 +42,20 @@ class TimeLimits:
         for timer in (*self._timers, *([self._idle_timer] if self._idle_timer else [])):
             timer.cancel()
 
-    def see(self, *moved: int) -> None:
-        """Take note of how many bytes were moved so far, each way."""
-        if moved != self._moved:
-            self._moved = moved
-            self._wait_for_bytes()
+    def see_bytes(self) -> None:
+        """Take note that some bytes were moved."""
+        self._wait_for_bytes()
 
     def set_busy(self, is_busy: bool) -> None:
-        """Take note that a command begins, or has ended."""
-        self._busy += 1 if is_busy else -1
+        """Take note that a command is on, or none any more."""
+        self._is_busy = is_busy
         self._wait_for_bytes()
 
     def _wait_for_bytes(self) -> None:
         if self._idle_timer is not None:
             self._idle_timer.cancel()
             self._idle_timer = None
-        if self._idle_timeout is not None and self._busy <= 0:
+        if self._idle_timeout is not None and not self._is_busy:
             why = f"ended after {self._idle_timeout} without a byte read or sent"
             seconds = self._idle_timeout.total_seconds()
             self._idle_timer = self._loop.call_later(seconds, self._end, why, True)

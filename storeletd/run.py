@@ -26,6 +26,7 @@ from typing import Literal
 from storeletd import journal
 from storeletd.database import HistoryError
 from storeletd.events import (
+    Busy,
     Ended,
     EndedUpload,
     Logged,
@@ -219,6 +220,8 @@ class ActiveRun:
                 self._take_line(event)
             case Progress():
                 self._take_progress(event)
+            case Busy(is_busy=is_busy):
+                self._limits.set_busy(is_busy)
             case SkippedEntry() if len(self._skipped) < KEPT_SKIPPED:
                 self._skipped.append(event)
             case SavedArchive():
@@ -252,7 +255,7 @@ class ActiveRun:
         self._publish(Message("log", line))
 
     def _take_progress(self, progress: Progress) -> None:
-        self._limits.see(progress.bytes_read, progress.bytes_sent)
+        self._limits.see_bytes()
         self.run = replace(
             self.run,
             files=progress.files,

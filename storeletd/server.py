@@ -34,7 +34,7 @@ from storeletd.answers import (
     describe_run_whole,
 )
 from storeletd.daemon import Daemon, NoSuchJobError
-from storeletd.intake import BoundedBodies, Protocol, changing
+from storeletd.intake import BoundedBodies, Protocol, changing, read_json
 from storeletd.metrics import METRICS_TYPE, describe_metrics
 from storeletd.run import Message
 from storeletd.runner import AlreadyRunningError, NotRunningError
@@ -98,7 +98,7 @@ async def post_job_pause(request: Request) -> Response:
     """Start no run that is due from now on; `until` ends that, in ISO 8601 with offset."""
     daemon = _daemon(request)
     job = daemon.job(request.path_params["job"])
-    text = request.query_params.get("until")
+    text = (await read_json(request)).get("until")
     daemon.pause(job, None if text is None else _future_time(text))
     return JSONResponse(describe_job(daemon, job))
 
@@ -302,16 +302,18 @@ def _number(text: str, what: str) -> int:
     return int(text)
 
 
-def _future_time(text: str) -> datetime:
+def _future_time(value: object) -> datetime:
+    text = str(value)[:40]
     try:
         time = datetime.fromisoformat(text)
-    except ValueError:
-        time = None
-    if time is None or time.tzinfo is None:
-        raise HTTPException(400, f"until is no time in ISO 8601 with offset: {text[:40]}")
+        if time.tzinfo is None:
+            raise ValueError("no offset")
+        time = time.astimezone(UTC)
+    except (ValueError, OverflowError) as error:
+        raise HTTPException(400, f"until is no time in ISO 8601 with offset: {text}") from error
     if time <= datetime.now(UTC):
-        raise HTTPException(400, f"until is not in the future: {text[:40]}")
-    return time.astimezone(UTC)
+        raise HTTPException(400, f"until is not in the future: {text}")
+    return time
 
 
 async def _stream(messages: AsyncIterator[Message]) -> AsyncIterator[bytes]:

@@ -176,13 +176,13 @@ class Daemon:
             assert done.returncode == 0, f"{arguments}: {done.stdout}{done.stderr}{self.log()}"
         return done
 
-    def request(self, method: str, path: str) -> tuple[int, Any]:
+    def request(self, method: str, path: str, body: str | None = None) -> tuple[int, Any]:
         """Speak HTTP with it; return the status and the JSON of the answer."""
         connection = http.client.HTTPConnection("localhost", timeout=30)
         connection.sock = socket.socket(socket.AF_UNIX)
         try:
             connection.sock.connect(str(self.socket))
-            connection.request(method, path)
+            connection.request(method, path, body)
             answer = connection.getresponse()
             return answer.status, json.load(answer)
         finally:

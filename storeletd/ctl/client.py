@@ -70,8 +70,8 @@ class Client:
 
     def pause(self, name: str, until: str | None) -> Job:
         """Pause a job, and return it."""
-        query = "" if until is None else f"?{urlencode({'until': until})}"
-        return cast(Job, self._ask_for_job(name, "POST", f"/jobs/{_quote(name)}/pause{query}"))
+        body = None if until is None else {"until": until}
+        return cast(Job, self._ask_for_job(name, "POST", f"/jobs/{_quote(name)}/pause", body))
 
     def resume(self, name: str) -> Job:
         """End a job's pause, and return it."""
@@ -117,17 +117,17 @@ class Client:
             exit_code=_NOT_REACHABLE,
         )
 
-    def _ask(self, method: str, path: str) -> Any:
-        with self._open(method, path, timeout=_ANSWER_SECONDS) as response:
+    def _ask(self, method: str, path: str, body: object = None) -> Any:
+        with self._open(method, path, body, timeout=_ANSWER_SECONDS) as response:
             _check(response)
             try:
                 return json.load(response)
             except (OSError, ValueError, http.client.HTTPException) as error:
                 raise self._unreachable(error) from error
 
-    def _ask_for_job(self, name: str, method: str, path: str) -> Any:
+    def _ask_for_job(self, name: str, method: str, path: str, body: object = None) -> Any:
         try:
-            return self._ask(method, path)
+            return self._ask(method, path, body)
         except CommandError as error:
             if error.exit_code != _NO_SUCH_JOB:
                 raise
@@ -149,12 +149,13 @@ class Client:
 
     @contextmanager
     def _open(
-        self, method: str, path: str, *, timeout: float
+        self, method: str, path: str, body: object = None, *, timeout: float
     ) -> Iterator[http.client.HTTPResponse]:
         """Send a request and hand out the begun answer."""
         with closing(_UnixConnection(self.socket_path, timeout)) as connection:
             try:
-                connection.request(method, path, headers={"Connection": "close"})
+                text = None if body is None else json.dumps(body)
+                connection.request(method, path, text, headers={"Connection": "close"})
                 response = connection.getresponse()
             except (OSError, http.client.HTTPException) as error:
                 raise self._unreachable(error) from error

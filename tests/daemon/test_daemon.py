@@ -393,6 +393,51 @@ def test_a_run_that_takes_too_long_is_ended(daemon: Daemon, tmp_path: Path) -> N
     assert daemon.processes() == []
 
 
+def test_a_run_that_moves_no_byte_is_ended(daemon: Daemon, tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    write_sleeper(daemon, "slow", mark, 'IDLE_TIMEOUT = "1s"')
+    done = finished(daemon, started(daemon, "slow", mark))
+    assert (done["outcome"], done["exit_code"]) == ("timeout", 124)
+    assert "without a byte" in done["message"]
+    daemon.assert_alone()
+
+
+def test_a_run_that_moves_bytes_or_waits_for_a_command_is_not_idle(
+    daemon: Daemon, tmp_path: Path, destination: Path
+) -> None:
+    write_job(
+        daemon,
+        "slow.yaml",
+        f"""\
+        schedule: manual
+        idle_timeout: 1s
+        include:
+        - new_dir: a
+          run: "sleep 3; echo 1 > 1"
+        save:
+        - directory: {destination}
+        """,
+    )
+    assert run(daemon, "slow")["outcome"] == "success"
+    write_job(
+        daemon,
+        "many.py",
+        f"""\
+        SCHEDULE = "manual"
+        IDLE_TIMEOUT = "1s"
+        import time, storelet
+        with storelet.ZipBackup("many") as backup:
+            for number in range(9):
+                time.sleep(0.4)
+                with open("{tmp_path}/file", "w") as file:
+                    file.write(str(number))
+                backup.include_file("{tmp_path}/file", name=str(number))
+            backup.save_to_directory("{destination}")
+        """,
+    )
+    assert run(daemon, "many")["outcome"] == "success"
+
+
 def test_a_daemon_that_is_told_to_end_ends_its_runs(daemon: Daemon, tmp_path: Path) -> None:
     mark = tmp_path / "mark"
     write_sleeper(daemon, "slow", mark)

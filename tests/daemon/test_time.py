@@ -6,6 +6,7 @@ The clock is libfaketime's, which the daemon alone is given: its workers have th
 from __future__ import annotations
 
 import glob
+import json
 import re
 import shutil
 from dataclasses import dataclass
@@ -441,8 +442,8 @@ def test_a_pause_may_have_an_end(
     daemon: Daemon, clock: Clock, tree: Path, destination: Path
 ) -> None:
     write_job(daemon, tree, destination)
-    end = (NIGHT + DAY).isoformat()
-    status, answer = daemon.request("POST", f"/jobs/web/pause?until={end.replace('+', '%2B')}")
+    until = {"until": (NIGHT + DAY).isoformat()}
+    status, answer = daemon.request("POST", "/jobs/web/pause", json.dumps(until))
     assert status == 200, answer
     assert job(daemon)["next_start"] == "2027-03-21T03:00:00.000+00:00"
     strike_three(daemon, clock, NIGHT + DAY)

@@ -1,65 +1,111 @@
-"""The alarm clock: it rings when it is told to, and decides nothing."""
+"""The alarm clock: it rings, and decides nothing."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
+
+import pytest
 
 from storeletd.alarm import Alarm
 
-
-def soon() -> datetime:
-    return datetime.now(UTC) + timedelta(seconds=0.2)
-
-
-async def rings(rung: asyncio.Semaphore) -> bool:
-    """Whether it rings within two seconds."""
-    try:
-        await asyncio.wait_for(rung.acquire(), 2)
-    except TimeoutError:
-        return False
-    return True
+SOON = timedelta(seconds=0.2)
+DAY = timedelta(days=1)
 
 
-def test_it_rings_once_for_each_time_that_it_is_set() -> None:
-    async def main() -> None:
-        rung = asyncio.Semaphore(0)
-        alarm = Alarm(rung.release)
+class Bell:
+    """Counts how often it was rung."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._rung = asyncio.Semaphore(0)
+
+    def ring(self) -> None:
+        asyncio.get_running_loop()  # on the loop's thread, where the daemon lives
+        self.count += 1
+        self._rung.release()
+
+    async def wait(self) -> None:
+        await asyncio.wait_for(self._rung.acquire(), 10)
+
+
+def with_alarm(act: Callable[[Alarm, Bell], Awaitable[None]]) -> None:
+    async def act_on() -> None:
+        bell = Bell()
+        alarm = Alarm(bell.ring)
         alarm.start()
+        try:
+            await act(alarm, bell)
+        finally:
+            alarm.stop()
+
+    asyncio.run(act_on())
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+def test_it_rings_at_the_time_and_again_at_the_next() -> None:
+    async def act(alarm: Alarm, bell: Bell) -> None:
         for _ in range(3):
-            alarm.set(soon())
-            assert await rings(rung)
-        assert not await rings(rung)
-        alarm.stop()
+            at = now() + SOON
+            alarm.set(at)
+            await bell.wait()
+            assert now() >= at
+        assert bell.count == 3
 
-    asyncio.run(main())
-
-
-def test_what_is_past_rings_at_once() -> None:
-    async def main() -> None:
-        rung = asyncio.Semaphore(0)
-        alarm = Alarm(rung.release)
-        alarm.start()
-        alarm.set(datetime(2020, 1, 1, tzinfo=UTC))
-        assert await rings(rung)
-        alarm.stop()
-
-    asyncio.run(main())
+    with_alarm(act)
 
 
-def test_another_time_takes_the_place_of_the_one_before() -> None:
-    async def main() -> None:
-        rung = asyncio.Semaphore(0)
-        alarm = Alarm(rung.release)
-        alarm.start()
-        alarm.set(soon())
-        alarm.set(soon() + timedelta(days=1))
-        assert not await rings(rung)
-        alarm.set(soon())
+def test_a_time_that_is_over_rings_at_once() -> None:
+    async def act(alarm: Alarm, bell: Bell) -> None:
+        at = now() - DAY
+        for _ in range(2):  # and again where it is set again: something was left undone
+            alarm.set(at)
+            await bell.wait()
+
+    with_alarm(act)
+
+
+def test_only_the_last_time_that_was_set_rings() -> None:
+    async def act(alarm: Alarm, bell: Bell) -> None:
+        alarm.set(now() + DAY)
+        alarm.set(now() + SOON)
+        alarm.set(now() + SOON * 2)
+        await bell.wait()
+        alarm.set(now() + SOON)
         alarm.set(None)
-        assert not await rings(rung)
-        alarm.set(soon())
-        assert await rings(rung)
-        alarm.stop()
+        alarm.set(None)
+        await asyncio.sleep(0.5)
+        assert bell.count == 1
+        alarm.set(now() + SOON)
+        await bell.wait()
 
-    asyncio.run(main())
+    with_alarm(act)
+
+
+def test_it_rings_now_and_then_whatever_was_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For a machine that was suspended, or whose clock was set."""
+    monkeypatch.setattr("storeletd.alarm.HEARTBEAT_SECONDS", 0.1)
+
+    async def act(_alarm: Alarm, bell: Bell) -> None:
+        for _ in range(3):
+            await bell.wait()
+
+    with_alarm(act)
+
+
+def test_who_is_about_to_be_rung_may_still_say_that_nothing_is_due() -> None:
+    """APScheduler has let go of an alarm by then that has not rung yet."""
+
+    async def act(alarm: Alarm, bell: Bell) -> None:
+        alarm.set(now() - DAY)
+        for _ in range(50):
+            alarm.set(None)
+            alarm.set(now())
+            await asyncio.sleep(0)
+        alarm.set(None)
+
+    with_alarm(act)
