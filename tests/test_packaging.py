@@ -17,7 +17,7 @@ from tests.helpers import CLONE, Bucket
 
 SYSTEMD = CLONE / "packaging" / "systemd"
 EXAMPLES = CLONE / "packaging" / "examples"
-SCRIPTS = ["dev", "packaging/demo", ".ci/run"]
+SCRIPTS = ["dev", "packaging/demo", ".ci/run", "tests/systemd/boot.sh"]
 
 
 def run(
@@ -177,7 +177,12 @@ def unit(tmp_path: Path) -> Path:
     return path
 
 
-def test_unit_is_correct(unit: Path) -> None:
+@pytest.mark.parametrize("drop_in", [None, *sorted(SYSTEMD.glob("*.conf"))], ids=str)
+def test_unit_is_correct(unit: Path, drop_in: Path | None) -> None:
+    if drop_in is not None:
+        directory = unit.with_name(f"{unit.name}.d")
+        directory.mkdir()
+        shutil.copy(drop_in, directory)
     done = run(need("systemd-analyze"), "verify", unit)
     assert (done.returncode, done.stderr) == (0, "")
 

@@ -1,0 +1,303 @@
+"""storeletd.service under real systemd and journald, as README.rst has it installed."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import zipfile
+
+from storeletd.journal import MESSAGE_IDS
+from tests.helpers import SECRET_KEY, Bucket, wait_for
+from tests.proxy import Proxy
+from tests.systemd.machine import Machine
+from tests.systemd.service import Service
+
+SLEEPER = """\
+SCHEDULE = "manual"
+import subprocess, time
+subprocess.Popen(["sleep", "1000"], start_new_session=True)
+time.sleep(1000)
+"""
+
+
+def give_credentials(service: Service, bucket: Bucket) -> None:
+    """Give the service a bucket's keys, as files of root's."""
+    for name, key in (("s3-access-key", bucket.access_key), ("s3-secret-key", bucket.secret_key)):
+        path = service.machine.path(f"/etc/storelet/{name}")
+        path.write_text(f"{key}\n")
+        path.chmod(0o600)
+        service.change(f"LoadCredential={name}:/etc/storelet/{name}")
+
+
+def write_s3_job(service: Service, bucket: Bucket, source: str, endpoint: str = "") -> None:
+    """Drop job web, which has its keys from credentials."""
+    service.write_job(
+        "web.yaml",
+        f"""\
+        schedule: manual
+        include: [{{directory: {source}}}]
+        save:
+          - s3: {bucket.name}
+            endpoint_url: {endpoint or bucket.endpoint}
+            region_name: us-east-1
+            access_key: {{credential: s3-access-key}}
+            secret_key: {{credential: s3-secret-key}}
+        """,
+    )
+
+
+def make_source(machine: Machine) -> str:
+    """Make a directory that only root may read; return its path in the machine."""
+    machine.shell("rm -rf /srv/www; install -D -m 600 /dev/null /srv/www/index.html")
+    machine.shell("echo hello >/srv/www/index.html; chmod 700 /srv/www")
+    return "/srv/www"
+
+
+def start_sleeper(service: Service) -> int:
+    """Start a run that never ends, with a process that hides; return the daemon's process."""
+    service.write_job("web.py", SLEEPER)
+    service.start()
+    service.await_job("web")
+    service.ctl("run-now", "web", "--no-wait")
+    wait_for(lambda: len(service.processes()) == 4, what="daemon, keeper, worker and a child")
+    return int(service.show("MainPID"))
+
+
+# Life and death ---------------------------------------------------------------------------------
+
+
+def test_started_means_that_jobs_are_loaded_and_the_socket_listens(service: Service) -> None:
+    names = {f"job-{number:03}" for number in range(300)}
+    for name in names:
+        service.write_job(f"{name}.py", 'SCHEDULE = "manual"\n')
+    service.start()
+    assert service.jobs() == names
+
+
+def test_status_names_the_next_run(service: Service) -> None:
+    service.write_job("web.py", 'SCHEDULE = "00:30"\nTIMEZONE = "UTC"\n')
+    service.write_job("other.py", 'SCHEDULE = "@yearly"\n')
+    service.start()
+    status = wait_for(lambda: service.show("StatusText"), what="a status")
+    assert re.fullmatch(r"next run: web \w{3} \d{4}-\d\d-\d\d \d\d:\d\d:\d\d \S+", status)
+    assert status in service.machine.run("systemctl", "status", "storeletd").stdout
+
+
+def test_reload_loads_what_nobody_noticed(service: Service) -> None:
+    text = 'SCHEDULE = "manual"\nTIMEOUT = "{}"\n'
+    service.write_job("web.py", text.format("1h"))
+    service.machine.shell("ln -f /etc/storelet.d/web.py /etc/web.py")
+    service.start()
+    assert timeout_of_web(service) == "1h"
+    # A change by another name of the file is no event of the directory.
+    service.machine.path("/etc/web.py").write_text(text.format("2h"))
+    service.machine.run("systemctl", "reload", "storeletd")
+    wait_for(lambda: timeout_of_web(service) == "2h", what="the change")
+    assert service.show("ActiveState") == "active"
+
+
+def timeout_of_web(service: Service) -> object:
+    return service.ask("/jobs/web")["settings"]["timeout"]["value"]
+
+
+def test_a_daemon_that_hangs_is_killed_and_started_again(service: Service) -> None:
+    service.change("WatchdogSec=1s", "RestartSec=100ms")
+    service.start()
+    pid = int(service.show("MainPID"))
+    service.machine.run("kill", "-STOP", str(pid))
+    wait_for(lambda: service.show("NRestarts") == "1", seconds=30, what="a restart")
+    wait_for(lambda: service.show("ActiveState") == "active", seconds=30, what="its start")
+    assert "Watchdog timeout" in service.journal("--unit=storeletd")
+    assert int(service.show("MainPID")) != pid
+    assert service.ask("/health")["status"] == "ok"
+
+
+def test_a_killed_daemon_is_started_again_and_its_run_is_lost(service: Service) -> None:
+    service.change("RestartSec=100ms")
+    pid = start_sleeper(service)
+    service.machine.run("kill", "-KILL", str(pid))
+    wait_for(lambda: service.show("NRestarts") == "1", seconds=30, what="a restart")
+    wait_for(lambda: service.show("ActiveState") == "active", seconds=30, what="its start")
+    assert service.processes() == {int(service.show("MainPID"))}
+    assert [run["outcome"] for run in service.runs("web")] == ["lost"]
+    (entry,) = service.entries(f"MESSAGE_ID={MESSAGE_IDS['run-lost']}")
+    assert (entry["STORELET_JOB"], entry["STORELET_OUTCOME"]) == ("web", "lost")
+
+
+def test_a_stop_ends_runs_with_their_outcome_and_leaves_no_process(service: Service) -> None:
+    start_sleeper(service)
+    service.machine.run("systemctl", "stop", "storeletd")
+    assert service.show("Result") == "success"  # no timeout, nothing left to kill
+    assert service.processes() == set()
+    assert "Killing process" not in service.journal("--unit=storeletd")
+    service.start()
+    assert [run["outcome"] for run in service.runs("web")] == ["cancelled"]
+
+
+def test_a_stop_during_an_upload_aborts_it(
+    service: Service, seaweedfs: Bucket, machine: Machine
+) -> None:
+    machine.shell("mkdir -p /srv/large; head -c 20M /dev/urandom >/srv/large/random")
+    with Proxy(seaweedfs.endpoint) as proxy:
+        proxy.script = lambda request: "hang" if request.query.get("partNumber") == ["2"] else None
+        give_credentials(service, seaweedfs)
+        write_s3_job(service, seaweedfs, "/srv/large", proxy.endpoint)
+        service.start()
+        service.ctl("run-now", "web", "--no-wait")
+        wait_for(lambda: proxy.actions.count("UploadPart") > 1, seconds=30, what="a second part")
+        assert seaweedfs.client.list_multipart_uploads(Bucket=seaweedfs.name).get("Uploads")
+        machine.run("systemctl", "stop", "storeletd")
+    assert service.show("Result") == "success"
+    assert not seaweedfs.client.list_multipart_uploads(Bucket=seaweedfs.name).get("Uploads")
+    assert seaweedfs.keys() == []
+
+
+def test_a_daemon_that_cannot_work_is_not_started_again_and_again(service: Service) -> None:
+    service.change("RestartSec=100ms", "ExecStartPre=/bin/mkdir /var/lib/storelet/lock")
+    done = service.machine.run("systemctl", "start", "storeletd", check=False)
+    assert done.returncode != 0
+    assert service.show("ExecMainStatus") == "78"
+    assert service.show("ActiveState") == "failed"
+
+
+def test_after_a_reboot_it_is_up_and_catches_up(service: Service, machine: Machine) -> None:
+    # A daemon whose clock is two hours slow stands for one that saw the job two hours ago.
+    service.change("ExecStart=", f"ExecStart=/opt/storelet/bin/python -c '{SLOW_CLOCK}'")
+    service.write_job("web.py", 'SCHEDULE = "every 1h"\nraise SystemExit(75)\n')
+    service.start()
+    service.await_job("web")
+    machine.shell("rm -r /etc/systemd/system/storeletd.service.d")
+    machine.reboot()
+    assert service.show("ActiveState") == "active"
+    (run,) = wait_for(lambda: service.runs("web"), what="a run")
+    assert (run["cause"], run["due"]["count"]) == ("catch-up", 2)
+
+
+SLOW_CLOCK = (
+    "import datetime, freezegun, storeletd.__main__; "
+    "slow = datetime.datetime.now() - datetime.timedelta(hours=2); "
+    "freezegun.freeze_time(slow, tick=True, real_asyncio=True).start(); "
+    "storeletd.__main__.main()"
+)
+
+
+# A night's backup -------------------------------------------------------------------------------
+
+
+def test_a_dropped_job_backs_up_to_s3_with_keys_that_are_credentials(
+    service: Service, seaweedfs: Bucket, machine: Machine
+) -> None:
+    give_credentials(service, seaweedfs)
+    service.start()
+    write_s3_job(service, seaweedfs, make_source(machine))  # only root may read it
+    run = service.run("web")
+    assert run["outcome"] == "success", run
+    (key,) = seaweedfs.keys()
+    with zipfile.ZipFile(io.BytesIO(seaweedfs.read(key))) as archive:
+        assert archive.read("index.html") == b"hello\n"
+    assert SECRET_KEY not in service.journal(output="json")
+    assert SECRET_KEY not in service.ctl("show", "web", "--json").stdout
+
+
+def test_a_jobs_lines_in_the_journal_have_fields_and_storelets_format(service: Service) -> None:
+    service.write_job("web.py", 'SCHEDULE = "manual"\nprint("hello")\nraise SystemExit(75)\n')
+    service.start()
+    number = str(service.run("web")["id"])
+    entries = service.entries("STORELET_JOB=web")
+    begun, hello, ended = (each for each in entries if "STORELET_RUN" in each)
+    assert {each["STORELET_RUN"] for each in (begun, hello, ended)} == {number}
+    assert {each["SYSLOG_IDENTIFIER"] for each in entries} == {"storeletd"}
+    assert {each["_SYSTEMD_UNIT"] for each in entries} == {"storeletd.service"}
+    assert begun["MESSAGE_ID"] == MESSAGE_IDS["run-begun"]
+    assert ended["MESSAGE_ID"] == MESSAGE_IDS["run-finished"]
+    assert ended["STORELET_OUTCOME"] == "skipped"
+    line = service.journal("STORELET_JOB=web", "--grep=hello")
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} \[INFO\]: hello\n", line)
+
+
+def test_no_line_is_dropped_however_many_there_are(service: Service, machine: Machine) -> None:
+    machine.shell("mkdir /run/systemd/journald.conf.d")
+    strict = "[Journal]\nRateLimitBurst=10\n"  # a service's own limit takes precedence
+    machine.path("/run/systemd/journald.conf.d/strict.conf").write_text(strict)
+    machine.run("systemctl", "restart", "systemd-journald")
+    service.write_job("web.py", 'SCHEDULE = "manual"\nfor n in range(2000): print("line", n)\n')
+    service.start()
+    service.run("web")
+    machine.shell("rm -r /run/systemd/journald.conf.d; systemctl restart systemd-journald")
+    assert service.journal("STORELET_JOB=web").count("line ") == 2000
+    assert service.entries(f"MESSAGE_ID={MESSAGE_IDS['run-finished']}")
+
+
+# Who may do what --------------------------------------------------------------------------------
+
+
+def test_root_and_members_of_the_group_may_use_storeletctl_and_nobody_else(
+    service: Service, machine: Machine
+) -> None:
+    machine.shell("useradd --groups storelet member; useradd stranger")
+    service.start()
+    for user in ("root", "member"):
+        assert json.loads(service.ctl("list", "--json", user=user).stdout)["jobs"] == []
+    done = service.ctl("list", user="stranger", check=False)
+    assert done.returncode == 77
+    assert "usermod -aG storelet" in done.stderr
+
+
+def test_the_daemon_may_read_everything_and_nothing_more(service: Service) -> None:
+    service.start()
+    status = service.machine.path(f"/proc/{service.show('MainPID')}/status").read_text()
+    fields = dict(line.split(":\t", 1) for line in status.splitlines())
+    assert int(fields["Uid"].split()[1]) != 0
+    dac_read_search = 1 << 2  # <linux/capability.h>
+    assert {int(fields[f"Cap{kind}"], 16) for kind in ("Bnd", "Eff", "Prm")} == {dac_read_search}
+    assert fields["NoNewPrivs"] == "1"
+
+
+def test_no_process_may_leave_a_core_dump(service: Service) -> None:
+    service.start()
+    limits = service.machine.path(f"/proc/{service.show('MainPID')}/limits").read_text()
+    assert re.search(r"^Max core file size +0 +0 ", limits, re.MULTILINE)  # soft and hard
+
+
+def test_a_directory_is_written_to_with_the_drop_in_for_it(
+    service: Service, machine: Machine
+) -> None:
+    source = make_source(machine)
+    machine.run("install", "-d", "-o", "storelet", "-g", "storelet", "-m", "0700", DIRECTORY)
+    service.write_job(
+        "web.yaml",
+        f"""\
+        schedule: manual
+        include: [{{directory: {source}}}]
+        save: [{{directory: {DIRECTORY}}}]
+        """,
+    )
+    service.start()
+    assert "Read-only file system" in service.run("web")["message"]
+    service.use("storeletd-directory.conf")
+    machine.run("systemctl", "restart", "storeletd")
+    assert service.run("web")["outcome"] == "success"
+    assert len(list(machine.path(DIRECTORY).iterdir())) == 1
+
+
+DIRECTORY = "/mnt/nas/backups"
+
+
+def test_with_the_drop_in_for_root_a_command_may_become_another_user(service: Service) -> None:
+    service.use("storeletd-as-root.conf")
+    service.write_job("web.py", BECOMING)
+    service.start()
+    run = service.run("web")
+    assert run["outcome"] == "skipped", run
+    assert service.ctl("logs", "web").stdout.count("nobody") == 2
+
+
+BECOMING = """\
+SCHEDULE = "manual"
+import os, subprocess
+subprocess.run(["runuser", "-u", "nobody", "--", "id", "-un"], check=True)
+become = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"]
+subprocess.run([*become, "id", "-un"], check=True)
+raise SystemExit(75)
+"""
