@@ -44,7 +44,7 @@ leave() { # what the kernel would keep
 choose_units() { # the journal, and what is enabled inside
     local units=$root/usr/lib/systemd/system
     rm -rf "$units"/*.wants "$root"/usr/lib/systemd/system-generators "$root"/etc/systemd/system/*
-    rm "$units/systemd-journald-audit.socket" # the kernel would audit outside, too
+    rm -f "$units/systemd-journald-audit.socket" # the kernel would audit outside, too
     mkdir "$units/sysinit.target.wants"
     ln -s ../systemd-journald.service "$units/sysinit.target.wants/"
     # Without one, systemd takes this for the first boot ever, and enables what it knows.

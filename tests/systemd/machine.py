@@ -54,21 +54,24 @@ class Machine:
             raise
         return machine
 
-    def run(
-        self, *command: str, check: bool = True, environment: dict[str, str] | None = None
-    ) -> subprocess.CompletedProcess[str]:
+    def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run a command as root in it; with `check`, its exit status must be 0."""
+        done = self._enter(*command)
+        if check and done.returncode != 0:
+            journal = self._enter("journalctl", "--quiet", "--lines=20").stdout
+            raise AssertionError(f"{command}: {done.stdout}{done.stderr}\n{journal}")
+        return done
+
+    def _enter(self, *command: str) -> subprocess.CompletedProcess[str]:
         namespaces = ("--mount", "--uts", "--ipc", "--pid", "--cgroup")
-        done = subprocess.run(
+        return subprocess.run(
             ["nsenter", f"--target={self._init}", *namespaces, *command],
-            env={"PATH": _PATH, "HOME": "/root", "LANG": "C.UTF-8", **(environment or {})},
+            env={"PATH": _PATH, "HOME": "/root", "LANG": "C.UTF-8"},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             timeout=120,
         )
-        assert not check or done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
-        return done
 
     def shell(self, script: str) -> str:
         """Run a script of bash's as root in it, to its first error; return what it writes."""
@@ -172,7 +175,7 @@ def _find_binds() -> dict[str, str]:
     Where it is here, others may not look (/root), or a service sees something else (/tmp).
     """
     return {sys.base_prefix: "/opt/python", str(CLONE): "/opt/clone"} | {
-        str(path): f"/opt/packages-{number}" for number, path in enumerate(_find_packages())
+        str(path): f"/opt/{number}-packages" for number, path in enumerate(_find_packages())
     }
 
 

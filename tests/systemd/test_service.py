@@ -101,22 +101,36 @@ def timeout_of_web(service: Service) -> object:
     return service.ask("/jobs/web")["settings"]["timeout"]["value"]
 
 
-def test_a_daemon_that_hangs_is_killed_and_started_again(service: Service) -> None:
-    service.change("WatchdogSec=1s", "RestartSec=100ms")
+def test_a_daemon_whose_event_loop_hangs_is_killed_and_started_again(service: Service) -> None:
+    service.change("WatchdogSec=1s", "RestartSec=100ms", *run_by(HANGING))
     service.start()
-    pid = int(service.show("MainPID"))
-    service.machine.run("kill", "-STOP", str(pid))
+    pid = service.show("MainPID")
+    service.machine.shell(f"kill -USR1 {pid}")
     wait_for(lambda: service.show("NRestarts") == "1", seconds=30, what="a restart")
     wait_for(lambda: service.show("ActiveState") == "active", seconds=30, what="its start")
     assert "Watchdog timeout" in service.journal("--unit=storeletd")
-    assert int(service.show("MainPID")) != pid
+    assert service.show("MainPID") != pid
     assert service.ask("/health")["status"] == "ok"
+
+
+# Its main thread, and no other, sleeps when told to.
+HANGING = """
+import signal, sys, time, storeletd.__main__
+signal.signal(signal.SIGUSR1, lambda *_: time.sleep(1000))
+sys.exit(storeletd.__main__.main())
+"""
+
+
+def run_by(program: str) -> tuple[str, str]:
+    """Return the lines that have a Python program run the daemon."""
+    one_line = "; ".join(program.strip().splitlines())
+    return "ExecStart=", f'ExecStart=/opt/storelet/bin/python -c "{one_line}"'
 
 
 def test_a_killed_daemon_is_started_again_and_its_run_is_lost(service: Service) -> None:
     service.change("RestartSec=100ms")
     pid = start_sleeper(service)
-    service.machine.run("kill", "-KILL", str(pid))
+    service.machine.shell(f"kill -KILL {pid}")
     wait_for(lambda: service.show("NRestarts") == "1", seconds=30, what="a restart")
     wait_for(lambda: service.show("ActiveState") == "active", seconds=30, what="its start")
     assert service.processes() == {int(service.show("MainPID"))}
@@ -163,7 +177,7 @@ def test_a_daemon_that_cannot_work_is_not_started_again_and_again(service: Servi
 
 def test_after_a_reboot_it_is_up_and_catches_up(service: Service, machine: Machine) -> None:
     # A daemon whose clock is two hours slow stands for one that saw the job two hours ago.
-    service.change("ExecStart=", f"ExecStart=/opt/storelet/bin/python -c '{SLOW_CLOCK}'")
+    service.change(*run_by(SLOW))
     service.write_job("web.py", 'SCHEDULE = "every 1h"\nraise SystemExit(75)\n')
     service.start()
     service.await_job("web")
@@ -174,12 +188,12 @@ def test_after_a_reboot_it_is_up_and_catches_up(service: Service, machine: Machi
     assert (run["cause"], run["due"]["count"]) == ("catch-up", 2)
 
 
-SLOW_CLOCK = (
-    "import datetime, freezegun, storeletd.__main__; "
-    "slow = datetime.datetime.now() - datetime.timedelta(hours=2); "
-    "freezegun.freeze_time(slow, tick=True, real_asyncio=True).start(); "
-    "storeletd.__main__.main()"
-)
+SLOW = """
+import datetime, freezegun, sys, storeletd.__main__
+slow = datetime.datetime.now() - datetime.timedelta(hours=2)
+freezegun.freeze_time(slow, tick=True, real_asyncio=True).start()
+sys.exit(storeletd.__main__.main())
+"""
 
 
 # A night's backup -------------------------------------------------------------------------------
