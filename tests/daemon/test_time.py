@@ -18,7 +18,9 @@ import pytest
 
 from tests.helpers import Bucket, Daemon, wait_for
 
-LIBRARY = next(iter(glob.glob("/usr/lib/*/faketime/libfaketime.so.1")), None)
+# multiarch, or where Fedora and Arch have it
+PLACES = ("/usr/lib/*/faketime/libfaketime.so.1", "/usr/lib*/faketime/libfaketime.so.1")
+LIBRARY = next((path for place in PLACES for path in glob.glob(place)), None)
 NIGHT = datetime(2027, 3, 20, 2, 50, tzinfo=UTC)  # jobs here are due at three
 DAY = timedelta(days=1)
 
