@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import itertools
 import os
 import pwd
 import shlex
@@ -65,7 +66,7 @@ def keep_capabilities(keep: bool) -> Iterator[None]:
 
     They are each thread's own, so nothing else loses any, and are ours again after the block.
     """
-    taken = [] if keep else [each for each in _count_capabilities() if _ask(_IS_SET, each) == 1]
+    taken = [] if keep else list(_find_ambient())
     if taken:
         _ask(_CLEAR_ALL, 0)
     try:
@@ -75,9 +76,20 @@ def keep_capabilities(keep: bool) -> Iterator[None]:
             _ask(_RAISE, each)
 
 
-def _count_capabilities() -> range:
-    with open("/proc/sys/kernel/cap_last_cap", encoding="ascii") as file:
-        return range(int(file.read()) + 1)
+def _find_ambient() -> Iterator[int]:
+    """Yield the ambient capabilities of this thread.
+
+    The kernel's last one is the last it answers for: a unit with ProcSubset=pid has no /proc/sys.
+    """
+    for each in itertools.count():
+        try:
+            is_set = _ask(_IS_SET, each)
+        except OSError as error:
+            if error.errno == errno.EINVAL:
+                return
+            raise
+        if is_set:
+            yield each
 
 
 def _ask(what: int, capability: int) -> int:

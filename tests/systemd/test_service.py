@@ -5,8 +5,11 @@ from __future__ import annotations
 import io
 import json
 import re
+import textwrap
 import time
 import zipfile
+
+import pytest
 
 from storeletd.journal import MESSAGE_IDS
 from tests.helpers import SECRET_KEY, Bucket, wait_for
@@ -233,7 +236,7 @@ def test_a_dropped_job_backs_up_to_s3_with_keys_that_are_credentials(
     service.start()
     write_s3_job(service, seaweedfs, make_source(machine))  # only root may read it
     run = service.run("web")
-    assert run["outcome"] == "success", run
+    assert run["outcome"] == "success", run["message"]
     (key,) = seaweedfs.keys()
     with zipfile.ZipFile(io.BytesIO(seaweedfs.read(key))) as archive:
         assert archive.read("index.html") == b"hello\n"
@@ -285,14 +288,36 @@ def test_root_and_members_of_the_group_may_use_storeletctl_and_nobody_else(
     assert "usermod -aG storelet" in done.stderr
 
 
+DAC_READ_SEARCH = 1 << 2  # <linux/capability.h>
+
+
 def test_the_daemon_may_read_everything_and_nothing_more(service: Service) -> None:
     service.start()
     status = service.machine.path(f"/proc/{service.show('MainPID')}/status").read_text()
     fields = dict(line.split(":\t", 1) for line in status.splitlines())
     assert int(fields["Uid"].split()[1]) != 0
-    dac_read_search = 1 << 2  # <linux/capability.h>
-    assert {int(fields[f"Cap{kind}"], 16) for kind in ("Bnd", "Eff", "Prm")} == {dac_read_search}
+    assert {int(fields[f"Cap{kind}"], 16) for kind in ("Bnd", "Eff", "Prm")} == {DAC_READ_SEARCH}
     assert fields["NoNewPrivs"] == "1"
+
+
+def test_a_command_has_no_capability_unless_it_is_privileged(
+    service: Service, machine: Machine
+) -> None:
+    service.use("storeletd-directory.conf")
+    make_destination(machine, owner="storelet")
+    show = "run: [grep, CapEff, /proc/self/status]"
+    write_directory_job(
+        service,
+        f"""\
+        - {{new_dir: one, {show}}}
+        - {{new_dir: two, {show}, privileged: true}}
+        """,
+    )
+    service.start()
+    run = service.run("web")
+    assert run["outcome"] == "success", run["message"]
+    shown = re.findall(r"CapEff:\s+(\w+)", service.ctl("logs", "web").stdout)
+    assert [int(each, 16) for each in shown] == [0, DAC_READ_SEARCH]
 
 
 def test_no_process_may_leave_a_core_dump(service: Service) -> None:
@@ -304,25 +329,47 @@ def test_no_process_may_leave_a_core_dump(service: Service) -> None:
 def test_a_directory_is_written_to_with_the_drop_in_for_it(
     service: Service, machine: Machine
 ) -> None:
-    source = make_source(machine)
-    machine.run("install", "-d", "-o", "storelet", "-g", "storelet", "-m", "0700", DIRECTORY)
-    service.write_job(
-        "web.yaml",
-        f"""\
-        schedule: manual
-        include: [{{directory: {source}}}]
-        save: [{{directory: {DIRECTORY}}}]
-        """,
-    )
+    make_destination(machine, owner="storelet")
+    write_directory_job(service, f"- directory: {make_source(machine)}")
     service.start()
-    assert "Read-only file system" in service.run("web")["message"]
+    run = service.run("web")
+    assert "Read-only file system" in run["message"]
+    assert f"ReadWritePaths={DIRECTORY}" in run["hint"]
     service.use("storeletd-directory.conf")
     machine.run("systemctl", "restart", "storeletd")
     assert service.run("web")["outcome"] == "success"
     assert len(list(machine.path(DIRECTORY).iterdir())) == 1
 
 
-DIRECTORY = "/mnt/nas/backups"
+DIRECTORY = "/mnt/nas/backups"  # of the drop-in as it is shipped
+
+
+def make_destination(machine: Machine, *, owner: str) -> None:
+    """Make the directory of the drop-in, empty and a user's."""
+    machine.shell(f"rm -rf {DIRECTORY}; install -d -o {owner} -m 0700 {DIRECTORY}")
+
+
+def write_directory_job(service: Service, include: str, more: str = "") -> None:
+    """Drop job web, which saves to the directory of the drop-in."""
+    lines = textwrap.dedent(include)
+    save = f"save: [{{directory: {DIRECTORY}}}]"
+    service.write_job("web.yaml", f"schedule: manual\n{more}\n{save}\ninclude:\n{lines}")
+
+
+@pytest.mark.parametrize("more", ["", "user: nobody"], ids=["its commands", "a job"])
+def test_with_the_drop_in_for_root_other_users_may_be_named(
+    service: Service, machine: Machine, more: str
+) -> None:
+    service.use("storeletd-as-root.conf")
+    service.use("storeletd-directory.conf")
+    make_destination(machine, owner="nobody" if more else "root")
+    user = "" if more else ", user: nobody"
+    write_directory_job(service, f"- {{new_dir: made, run: id -un >who && cat who{user}}}", more)
+    service.start()
+    run = service.run("web")
+    assert run["outcome"] == "success", run["message"]
+    assert "nobody" in service.ctl("logs", "web").stdout.split()
+    assert len(list(machine.path(DIRECTORY).iterdir())) == 1
 
 
 def test_with_the_drop_in_for_root_a_job_may_be_other_users_and_look_after_them(
