@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import http.client
+import math
+import os
 import socket
 import ssl
+import struct
 import threading
+from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BufferedIOBase
@@ -15,7 +19,7 @@ from types import TracebackType
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-__all__ = ["Answer", "Proxy", "Request", "error_answer"]
+__all__ = ["Answer", "Fault", "Proxy", "Request", "error_answer", "inject"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +68,34 @@ class Answer:
 Script = Callable[[Request], "Answer | str | None"]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fault:
+    """What is said to the requests of a kind, from the `first` to the `last`, counted from 1."""
+
+    said: Answer | str
+    action: str | None = None  # None: of every kind, counted together
+    first: int = 1
+    last: float = math.inf
+
+
+def inject(*faults: Fault) -> Script:
+    """Return a script that injects faults; where several fit, the first is said."""
+    counts: Counter[str | None] = Counter()
+    counting = threading.Lock()  # parts come side by side
+
+    def script(request: Request) -> Answer | str | None:
+        with counting:
+            counts.update([request.action, None])
+            now = dict(counts)
+        for fault in faults:
+            is_meant = fault.action in (None, request.action)
+            if is_meant and fault.first <= now[fault.action] <= fault.last:
+                return fault.said
+        return None
+
+    return script
+
+
 def error_answer(status: int, code: str, message: str = "because") -> Answer:
     """Answer an error as S3 does."""
     body = f"<Error><Code>{code}</Code><Message>{message}</Message></Error>"
@@ -73,8 +105,9 @@ def error_answer(status: int, code: str, message: str = "because") -> Answer:
 class Proxy:
     """Answers as `script` says to each request: an `Answer`, or None to ask the S3 behind it.
 
-    "lose" asks it and loses the answer; "hang" neither asks nor answers until the end. A script
-    may change the request's headers. With `tls`, it speaks HTTPS. Use it as a context manager.
+    "lose" asks it and loses the answer; "cut" loses half of the answer's body; "reset" resets the
+    connection and "hang" leaves it as it is until the end; neither asks. A script may change the
+    request's headers. With `tls`, it speaks HTTPS. Use it as a context manager.
     """
 
     def __init__(
@@ -116,16 +149,20 @@ class Proxy:
         """What was asked for, in order."""
         return [request.action for request in self.requests]
 
-    def answer(self, request: Request) -> Answer | None:
-        """Answer a request; None: not at all."""
+    def answer(self, request: Request) -> Answer | str | None:
+        """Answer a request; None: not at all. Or say what becomes of the connection."""
         self.requests.append(request)
         said = self.script(request)
         if said == "hang":
             self._ended.wait(60)
             return None
-        if isinstance(said, Answer):
+        if isinstance(said, Answer) or said == "reset":
             return said
         answer = self._ask(request)
+        if said == "cut":
+            size = answer.headers.get("Content-Length") or str(len(answer.body))
+            half = answer.body[: len(answer.body) // 2]
+            return replace(answer, body=half, headers={**answer.headers, "Content-Length": size})
         return None if said == "lose" else answer
 
     def _ask(self, request: Request) -> Answer:
@@ -161,17 +198,23 @@ class Proxy:
                         body=_read_body(self.rfile, self.headers),
                     )
                 )
-                if answer is None:
+                if not isinstance(answer, Answer):
                     self.close_connection = True
-                    self.connection.shutdown(socket.SHUT_RDWR)
+                    if answer == "reset":  # socket(7), SO_LINGER
+                        now = struct.pack("ii", 1, 0)
+                        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, now)
+                        os.close(self.connection.detach())
+                    else:
+                        self.connection.shutdown(socket.SHUT_RDWR)
                     return
                 self.send_response(answer.status)
                 for name, value in answer.headers.items():
                     if name.lower() not in ("content-length", "date", "server", "connection"):
                         self.send_header(name, value)
                 is_head = self.command == "HEAD"
-                size = answer.headers.get("Content-Length") if is_head else None
-                self.send_header("Content-Length", size or str(len(answer.body)))
+                size = answer.headers.get("Content-Length") or str(len(answer.body))
+                self.send_header("Content-Length", size)
+                self.close_connection = not is_head and size != str(len(answer.body))
                 self.end_headers()
                 if not is_head:
                     self.wfile.write(answer.body)

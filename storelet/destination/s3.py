@@ -7,11 +7,12 @@ User Guide, "Amazon S3 multipart upload limits".
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from storelet.abandoned import take_abandoned
 from storelet.destination.contract import Stored, Traffic, backup_of
-from storelet.destination.s3client import Bucket
+from storelet.destination.s3client import ATTEMPTS, Bucket
 from storelet.destination.s3errors import translating
 from storelet.destination.s3upload import LIMITS, S3Upload, abort_upload, find_object
 from storelet.errors import ArchiveExistsError, DestinationError, UsageError
@@ -99,28 +100,21 @@ class S3:
         """See the contract; where the key may not ask, none is found."""
         with translating(self.bucket, "read"):
             head = find_object(self._bucket, self.prefix + name)
-        if head is None:
-            return None
-        return Stored(
-            name=name,
-            size=head["ContentLength"],
-            version=head["ETag"],
-            modified=head["LastModified"].timestamp(),
-        )
+            if head is None:
+                return None
+            return Stored(
+                name=name,
+                size=head["ContentLength"],
+                version=head["ETag"],
+                modified=head["LastModified"].timestamp(),
+            )
 
     def read(self, archive: Stored, offset: int, size: int) -> bytes:
         """See the contract."""
         if not size:
             return b""
         with translating(self.bucket, "read"):
-            got = self._bucket.client.get_object(
-                Bucket=self.bucket,
-                Key=self.prefix + archive.name,
-                Range=f"bytes={offset}-{offset + size - 1}",
-                IfMatch=archive.version,
-                **self._bucket.repeated,
-            )
-            data = _read_body(got["Body"], size)
+            data = self._read_persistently(archive, offset, size)
         if len(data) != size:
             raise DestinationError(f"{self} sent other bytes of {archive.name} than asked for")
         return data
@@ -136,6 +130,25 @@ class S3:
         """Abort the uploads that a killed run has left here, as far as they are known."""
         for upload in take_abandoned(self.bucket, self.prefix):
             abort_upload(self._bucket, upload.key, upload.upload_id)
+
+    def _read_persistently(self, archive: Stored, offset: int, size: int) -> bytes:
+        """Read, and again where the connection breaks amid the bytes: boto3 does not."""
+        from botocore.exceptions import HTTPClientError, IncompleteReadError
+
+        for _ in range(ATTEMPTS - 1):
+            with suppress(HTTPClientError, IncompleteReadError):
+                return self._read_once(archive, offset, size)
+        return self._read_once(archive, offset, size)
+
+    def _read_once(self, archive: Stored, offset: int, size: int) -> bytes:
+        got = self._bucket.client.get_object(
+            Bucket=self.bucket,
+            Key=self.prefix + archive.name,
+            Range=f"bytes={offset}-{offset + size - 1}",
+            IfMatch=archive.version,
+            **self._bucket.repeated,
+        )
+        return _read_body(got["Body"], size)
 
     def _stored(self, found: ObjectTypeDef) -> Stored:
         return Stored(

@@ -19,12 +19,14 @@ if TYPE_CHECKING:
     from botocore.awsrequest import AWSPreparedRequest
     from mypy_boto3_s3 import S3Client
 
-__all__ = ["Bucket"]
+__all__ = ["ATTEMPTS", "Bucket"]
 
 _log = logging.getLogger("storelet")
 
-_ATTEMPTS = 5  # of each request, where the error is a temporary one
-_PIECE_BYTES = 64 << 10  # of a body, a sign of life each
+ATTEMPTS = 5  # of each request, where the error is a temporary one
+# Without a byte either way, and for connecting. Not less: copying, or completing, may well take
+# that long.
+_TIMEOUT_SECONDS = 60
 _CONNECTIONS = 16  # parts and copies on their way together, and one more
 
 # Of `upload`, what every request about one object must repeat (S3 API reference, UploadPart).
@@ -88,7 +90,9 @@ class Bucket:
         from botocore.config import Config
 
         config = Config(
-            retries={"mode": "standard", "total_max_attempts": _ATTEMPTS},
+            retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
+            connect_timeout=_TIMEOUT_SECONDS,
+            read_timeout=_TIMEOUT_SECONDS,
             max_pool_connections=_CONNECTIONS,
             # We name checksums where they are wanted: boto3 would add them everywhere.
             request_checksum_calculation="when_required",
@@ -120,17 +124,20 @@ class Bucket:
 
 
 class _Body:
-    """The body of a request on its way: who asks for more of it has sent what was asked before."""
+    """The body of a request on its way: who asks for more of it has sent what was asked before.
+
+    botocore asks for 128 KiB at a time.
+    """
 
     def __init__(self, body: Any) -> None:
         self._file = body if hasattr(body, "read") else io.BytesIO(body)
         self._given = 0  # bytes, on their way
 
     def read(self, size: int = -1) -> bytes:
-        """Return the next bytes; more than asked for, since urllib3 asks for 16 KiB at a time."""
+        """Return the next bytes."""
         if self._given:
             report_moved(sent=self._given)
-        piece: bytes = self._file.read(size if size < 0 else max(size, _PIECE_BYTES))
+        piece: bytes = self._file.read(size)
         self._given = len(piece)
         return piece
 

@@ -28,14 +28,8 @@ __all__ = [
     "translating",
 ]
 
-_WRONG_KEY = {
-    "AuthFailure",
-    "ExpiredToken",
-    "InvalidAccessKeyId",
-    "InvalidToken",
-    "SignatureDoesNotMatch",
-    "TokenRefreshRequired",
-}
+_WRONG_KEY = {"AuthFailure", "InvalidAccessKeyId", "InvalidToken", "SignatureDoesNotMatch"}
+_EXPIRED = {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"}
 _DENIED = {"403", "AccessDenied", "AccountProblem", "AllAccessDisabled", "Forbidden"}
 _TEMPORARY = {
     "BandwidthLimitExceeded",
@@ -167,6 +161,11 @@ def _translate(error: Exception, bucket: str, doing: str) -> StoreletError | Non
             # The value may be a key (SSECustomerKey): name the parameter only.
             said = re.sub(r"value: .*?(?=, type|$)", "its value", " ".join(str(error).split()))
             return UsageError(f"bucket {bucket}: {said}")
+        case KeyError():
+            return DestinationError(
+                f"what answers for bucket {bucket} is no S3: its answer lacks {error}",
+                hint="check endpoint_url, and what is between",
+            )
         case boto.BotoCoreError() | Boto3Error():
             return DestinationError(f"bucket {bucket}: {error}")
         case _:
@@ -181,6 +180,11 @@ def _translate_answer(error: Exception, bucket: str, doing: str) -> StoreletErro
             f"no such bucket: {bucket}",
             hint="check the name and endpoint_url, or make it: "
             f"aws s3api create-bucket --bucket {bucket}",
+        )
+    if code in _EXPIRED:
+        return CredentialsError(
+            f"bucket {bucket} refuses the key, which has expired: {said}",
+            hint="give one that outlasts a run, or a profile or role that boto3 renews it from",
         )
     if code in _WRONG_KEY:
         return CredentialsError(

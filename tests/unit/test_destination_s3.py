@@ -446,6 +446,25 @@ def test_a_store_that_never_answers_is_given_up(
     assert raised.value.is_temporary
 
 
+def test_an_answer_that_is_not_s3s_is_an_error_that_says_so(
+    s3_server: Bucket, proxy: Proxy, large: bytes
+) -> None:
+    """As a portal's, or a balancer's, that answers everything with 200."""
+    for action in ("HeadObject", "CreateMultipartUpload", "UploadPart"):
+        proxy.script = lambda request, action=action: (
+            Answer(status=200) if request.action == action else None
+        )
+        with pytest.raises(storelet.DestinationError, match=f"{s3_server.name} is no S3") as said:
+            send(s3_server, proxy.endpoint, large)
+        assert not said.value.is_temporary
+        assert unfinished(s3_server) == []
+
+
+def test_a_request_without_an_answer_is_given_up_after_a_minute() -> None:
+    config = storelet.S3("my-bucket", region_name="us-east-1")._bucket.client.meta.config
+    assert (config.connect_timeout, config.read_timeout) == (60, 60)  # type: ignore[attr-defined]
+
+
 class _Slow(BaseHTTPRequestHandler):
     """Takes half of an object, gives half of one, and waits for `go_on` before the other half."""
 
@@ -575,7 +594,7 @@ with storelet.ZipBackup("example") as backup:
         (404, "NoSuchBucket", "DestinationMissingError", "no such bucket: my-bucket", "name"),
         (403, "InvalidAccessKeyId", "CredentialsError", "my-bucket refuses the key", "access_key"),
         (403, "SignatureDoesNotMatch", "CredentialsError", "refuses the key", "secret_key"),
-        (400, "ExpiredToken", "CredentialsError", "bucket my-bucket refuses the key", "key"),
+        (400, "ExpiredToken", "CredentialsError", "refuses the key, which has expired", "profile"),
         (403, "AccessDenied", "PermissionDeniedError", "may not write to bucket my-b", "PutObj"),
         (400, "IllegalLocationConstraintException", "DestinationError", "region", "region_name"),
         (403, "RequestTimeTooSkewed", "DestinationError", "my-bucket refuses this", "clock"),
