@@ -269,6 +269,11 @@ def _explain(error: OSError, directory: Directory, doing: str = "write to") -> D
             return DestinationMissingError(
                 f"not a directory: {directory.path}", hint="archives are kept in a directory"
             )
+        case errno.EXDEV:  # link(2): by its path another file system is there now
+            return DestinationError(
+                f"cannot {doing} {directory}: it is not there any more, or another one is",
+                hint="was it unmounted meanwhile?",
+            )
         case errno.EFBIG:
             return DestinationError(
                 message, hint="its file system, or ulimit -f, allows no file that large"

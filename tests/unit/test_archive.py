@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from storelet.archive import Piece, write_members
 from storelet.layout import Layout, Sink
-from storelet.observer import Added, Event, Skipped, Truncated, observe
+from storelet.observer import Added, Event, Moved, Skipped, Truncated, observe
 from storelet.plan import WHOLE_BYTES, Plan
 from storelet.source import Entry, Source, walk
 from storelet.zipformat import CHANGED, DEFLATED, STORED, TRUNCATED, ArchiveRecord
@@ -46,7 +46,7 @@ class Writer:
             for shelf, first in zip(self._plan.shelves, planned, strict=True):
                 pieces = (Piece(batch, [self.layout]) for batch in shelf.batches(first))
                 write_members(pieces, "fast")
-        return events
+        return [each for each in events if not isinstance(each, Moved)]
 
     def catalogue(self) -> bytes:
         """Return what completes the archive."""
