@@ -55,6 +55,7 @@ class Agenda:
         self._history = history
         self._host = host
         self._jobs: Mapping[str, Job] = {}
+        self._gone: set[str] = set()  # jobs whose last due times are not written down yet
         self._next_looks: dict[str, datetime | None] = {}  # no entry: at once
         self._next_due: dict[str, datetime] = {}  # as far as somebody has asked
         self._last_look = datetime.min.replace(tzinfo=UTC)
@@ -65,7 +66,8 @@ class Agenda:
         for name, job in jobs.items():
             if before.get(name) is not job:
                 self.touch(name)
-        for name in before.keys() - jobs.keys():
+        self._gone = (self._gone | before.keys()) - jobs.keys()
+        for name in sorted(self._gone):
             self.touch(name)
             state = self._states.get(name)
             times = state and state.times()
@@ -73,6 +75,7 @@ class Agenda:
                 why = "its job file was removed"
                 yield name, Decision(action="missed", cause="schedule", due=due, why=why)
             self._states.forget(name)
+            self._gone.discard(name)
 
     def touch(self, name: str) -> None:
         """Look at a job again: something has happened to it."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import re
 import stat
-import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -113,9 +112,9 @@ def parse_job(path: Path, data: bytes) -> Job:
 def _first(problems: list[JobProblem]) -> list[JobProblem]:
     """Return as much as anybody reads: a file may have a hundred thousand, or a long value."""
     told = [
-        replace(each, message=textwrap.shorten(each.message, _LONGEST_MESSAGE, placeholder=" …"))
-        if len(each.message) > _LONGEST_MESSAGE
-        else each
+        each
+        if len(each.message) <= _LONGEST_MESSAGE
+        else replace(each, message=f"{each.message[:_LONGEST_MESSAGE]}…")
         for each in problems[:_MOST_PROBLEMS]
     ]
     more = len(problems) - len(told)

@@ -1,7 +1,8 @@
 """Where the daemon logs to: journald with fields, or standard error.
 
 Both use storelet's logging defaults. A record's job, run and outcome travel as journal fields;
-standard error has no fields, so there the job's name stands before a run's lines.
+standard error has no fields, so there the job's name stands before a run's lines. Whatever a record
+says, and whoever said it first, its message is one line that steers no terminal.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import sys
 from typing import Any, Literal
 
 from storelet import LOGGING_DEFAULTS
+from storeletd.jobs import make_printable
 
 __all__ = ["MESSAGE_IDS", "LogTo", "fields", "find_log_to", "set_up_logging"]
 
@@ -70,7 +72,7 @@ def set_up_logging(log_to: LogTo) -> None:
         from systemd.journal import JournalHandler
 
         handler = JournalHandler(SYSLOG_IDENTIFIER=IDENTIFIER)
-        handler.setFormatter(logging.Formatter(LOGGING_DEFAULTS["format"]))
+        handler.setFormatter(_Formatter(LOGGING_DEFAULTS["format"]))
     else:
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(_StderrFormatter(LOGGING_DEFAULTS["format"]))
@@ -83,7 +85,13 @@ def set_up_logging(log_to: LogTo) -> None:
         )
 
 
-class _StderrFormatter(logging.Formatter):
+class _Formatter(logging.Formatter):
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        record.message = "\t".join(map(make_printable, record.message.split("\t")))
+        return super().formatMessage(record)
+
+
+class _StderrFormatter(_Formatter):
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
         job: Any = getattr(record, "STORELET_JOB", None)
         if job is not None and not hasattr(record, "MESSAGE_ID"):  # events name the job themselves

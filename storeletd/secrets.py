@@ -2,7 +2,8 @@
 
 Owns the three references `{credential: NAME}`, `{env: NAME}` and `{file: PATH}`. Only a worker
 resolves them: the daemon and its job model carry references, never what they stand for. No
-message ever holds a secret, only the reference that was to give it.
+message ever holds a secret, only the reference that was to give it; what others say, such as a
+store that repeats what it was sent, goes through `mask`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pydantic import SecretStr
 
 from storelet.errors import CredentialsError
 
-__all__ = ["REFERENCES", "REFERENCE_FORMS", "SecretReference", "parse_reference", "resolve"]
+__all__ = ["REFERENCES", "REFERENCE_FORMS", "SecretReference", "mask", "parse_reference", "resolve"]
 
 REFERENCES: Mapping[str, str] = {
     "credential": "Name of a systemd credential: a file in $CREDENTIALS_DIRECTORY.",
@@ -26,6 +27,9 @@ REFERENCES: Mapping[str, str] = {
 }
 
 REFERENCE_FORMS = "one of {credential: NAME}, {env: NAME}, {file: PATH}"
+_SHORTEST_MASKED = 6  # characters; shorter ones are in words that mean something else
+_resolved: set[str] = set()  # in this process
+
 _LARGEST_BYTES = 1 << 20  # systemd's own limit for a credential
 
 
@@ -67,6 +71,20 @@ def resolve(
 
     Raises CredentialsError, which names the reference.
     """
+    value = _find(secret, environment)
+    _resolved.add(value)
+    return value
+
+
+def mask(text: str) -> str:
+    """Return the text without the secrets that were resolved in this process."""
+    for value in sorted(_resolved, key=len, reverse=True):
+        if len(value) >= _SHORTEST_MASKED:
+            text = text.replace(value, "***")
+    return text
+
+
+def _find(secret: SecretReference | SecretStr, environment: Mapping[str, str]) -> str:
     if isinstance(secret, SecretStr):
         return secret.get_secret_value()
     match secret.kind:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import atexit
 import errno
+import linecache
 import logging
 import os
 import signal
@@ -24,7 +25,7 @@ import traceback
 import types
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Literal, NoReturn
 
 import storelet
@@ -87,7 +88,8 @@ def _run(order: Order, channel: _Channel, figures: storelet.Figures) -> events.E
     except BaseException as error:  # noqa: BLE001 - a module may raise anything
         channel.check_process()
         with suppress(Exception):  # it may have closed or replaced standard error
-            traceback.print_exc()
+            told = "".join(traceback.format_exception(error))
+            print(secrets.mask(told), end="", file=sys.stderr)  # noqa: T201 - as Python does
         said = traceback.format_exception_only(error)[-1].strip()
         return events.Ended(outcome="failed", message=said[:_TEXT_CHARACTERS])
     channel.check_process()
@@ -132,6 +134,8 @@ def _run_module(job: Job) -> None:
     # Last, not first: a job called queue.py must not be imported where Python's queue is meant.
     sys.path.append(os.path.dirname(job.path))
     sys.argv = [job.path]
+    # A traceback would quote its lines, which may hold keys, and as the file is by now.
+    linecache.cache[job.path] = (0, None, [], job.path)
     try:
         exec(compile(job.source, job.path, "exec"), module.__dict__)  # noqa: S102 - our purpose
     finally:
@@ -178,7 +182,7 @@ class _Channel:
     def send(self, event: events.Event) -> None:
         if os.getpid() != self._process:  # what a forked process does is no part of the run
             return
-        line = events.encode(event)
+        line = events.encode(_mask(event))
         with self._sending:
             # A module that closes all descriptors, as daemons do, closes ours: the number may be
             # an archive's by now.
@@ -192,6 +196,17 @@ def _identify(descriptor: int) -> tuple[int, int]:
     """Return what tells an open file from every other. Raises OSError where none is open."""
     found = os.fstat(descriptor)
     return found.st_dev, found.st_ino
+
+
+def _mask(event: events.Event) -> events.Event:
+    """Take secrets out of what is only said: the names of uploads, say, must stay as they are."""
+    match event:
+        case events.Logged() | events.Noted():
+            return replace(event, message=secrets.mask(event.message))
+        case events.Ended(message=str(message), hint=hint):
+            hint = hint and secrets.mask(hint)
+            return replace(event, message=secrets.mask(message), hint=hint)
+    return event
 
 
 class _Reporter:

@@ -65,12 +65,12 @@ secrets
 events
 rights
 trust
-journal
 limits
 values                  schedule secrets
 items                   values
 settings                items values
 jobs                    secrets settings
+journal                 jobs
 declaration             items jobs settings values
 yamlfile                declaration jobs
 modulefile              declaration jobs settings

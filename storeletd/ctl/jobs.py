@@ -216,7 +216,7 @@ def show(invocation: Invocation, job: str, as_json: bool) -> None:
 
     for key, setting in details["settings"].items():
         text = yaml.safe_dump({key: setting["value"]}, allow_unicode=True, sort_keys=False)
-        first, *rest = text.splitlines()
+        first, *rest = map(escape, text.splitlines())  # bidi controls are as they were
         print_line(f"{first:<30}  # {escape(setting['from'])}")
         for line in rest:
             print_line(line)

@@ -11,8 +11,10 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import threading
 import zipfile
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -483,3 +485,402 @@ def test_the_keeper_goes_through_no_link_put_in_the_place_of_what_it_found(tmp_p
         keeper._remove_empty((*place, "a", "sub"))
     assert (precious / "sub").stat() == before
     assert (precious / "sub" / "file").exists()
+
+
+# Commands and their environment
+
+
+@pytest.mark.parametrize(
+    "name", ["a b", "quo'te", 'quo"te', "dollar $HOME $(touch x)", "new\nline", "`back` \\ticks; *"]
+)
+@pytest.mark.parametrize("kind", ["list", "shell", "quoted"])
+def test_the_new_directory_is_one_word_whatever_its_name(
+    daemon: Daemon, tmp_path: Path, name: str, kind: str
+) -> None:
+    temporary = tmp_path / name
+    temporary.mkdir()
+    archives = tmp_path / "archives"
+    archives.mkdir()
+    daemon.stop()
+    daemon.environment["TMPDIR"] = str(temporary)
+    daemon.start()
+    command = {
+        "list": '["sh", "-c", "echo it > \\"$1\\"/file", "sh", "{dir}"]',
+        "shell": "echo it > {dir}/file",
+        "quoted": "echo it > {dir}/'file' && test -d {dir}",
+    }[kind]
+    write_job(
+        daemon,
+        "web.yaml",
+        f"schedule: manual\ninclude:\n- new_dir: made\n  run: {command}\n"
+        f"save:\n- directory: {archives}\n",
+    )
+    done = run(daemon, "web")
+    assert done["outcome"] == "success", done
+    with only_archive(archives) as archive:
+        assert archive.read("made/file") == b"it\n"
+        assert set(archive.namelist()) == {"made/", "made/file"}
+    assert os.listdir(temporary) == []
+
+
+def test_workers_and_commands_get_no_variable_that_nobody_named(
+    daemon: Daemon, tmp_path: Path
+) -> None:
+    daemon.stop()
+    planted = {"PLANTED": "x", "LD_PRELOAD": "", "PYTHONPATH": "/", "BASH_ENV": "/x", "ENV": "/x"}
+    daemon.environment |= planted | {"NAMED": "mine", "AWS_PROFILE": "none", "IFS": "x"}
+    daemon.environment["PYTHONPATH"] = str(CLONE)
+    daemon.start()
+    archives = tmp_path / "archives"
+    archives.mkdir()
+    write_job(
+        daemon,
+        "module.py",
+        """\
+        SCHEDULE = "manual"
+        ENVIRONMENT = {"OWN": {"env": "NAMED"}}
+        import os, sys
+        print("has", *sorted(os.environ))
+        sys.exit(75)
+        """,
+    )
+    write_job(
+        daemon,
+        "yaml.yaml",
+        f"schedule: manual\nenvironment: {{OWN: {{env: NAMED}}}}\ninclude:\n- new_dir: made\n"
+        f"  run: [sh, -c, 'env -0 > env']\nsave:\n- directory: {archives}\n",
+    )
+    (line,) = [line for line in run(daemon, "module")["output"] if line.startswith("has")]
+    usual = {"HOME", "LANG", "PATH", "TMPDIR", "TZ"}
+    worker = {name for name in line.split()[1:] if not name.startswith("LC_")}
+    assert worker - usual == {"OWN", "NAMED", *(n for n in os.environ if n.startswith("AWS_"))} | {
+        "AWS_PROFILE"
+    }
+    assert run(daemon, "yaml")["outcome"] == "success"
+    with only_archive(archives) as archive:
+        lines = archive.read("made/env").decode().split("\0")
+    command = {each.partition("=")[0] for each in lines if each}
+    command = {name for name in command if not name.startswith("LC_")}
+    assert command - usual - {"PWD", "OLDPWD", "SHLVL", "_"} == {"OWN"}
+
+
+def test_a_run_executes_what_was_checked_whatever_the_file_is_by_then(daemon: Daemon) -> None:
+    write_job(daemon, "web.py", 'SCHEDULE = "manual"\nprint("good")\nraise SystemExit(75)\n')
+    path = daemon.jobs / "web.py"
+    path.chmod(0o666)
+    path.write_text('SCHEDULE = "manual"\nprint("evil")\nraise SystemExit(75)\n')
+    daemon.ctl("reload", check=False)
+    assert "is writable by everybody" in daemon.request("GET", "/jobs/web")[1]["problem"]
+    assert run(daemon, "web")["output"] == ["good"]
+
+
+# What is left, and for whom
+
+
+def test_nothing_is_for_others_whatever_the_umask(daemon: Daemon, tmp_path: Path) -> None:
+    """State, archives and temporary files, while a run is on and afterwards."""
+    daemon.stop()
+    shutil.rmtree(daemon.state)
+    archives, marks, temporary = tmp_path / "archives", tmp_path / "marks", tmp_path / "temporary"
+    for each in (archives, marks, temporary):
+        each.mkdir()
+    daemon.environment["TMPDIR"] = str(temporary)
+    daemon.start(program="import os, runpy; os.umask(0); runpy.run_module('storeletd', "
+                 "run_name='__main__', alter_sys=True)")  # fmt: skip
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    write_job(
+        daemon,
+        "web.yaml",
+        f"schedule: manual\ninclude:\n- new_dir: made\n"
+        f"  run: 'umask > umask; touch {marks}/on; cat {gate}'\nsave:\n- directory: {archives}\n",
+    )
+    write_job(
+        daemon,
+        "spooled.py",
+        f"""\
+        import storelet
+        SCHEDULE = "manual"
+        with storelet.ZipBackup("spooled") as backup:
+            with backup.include_new_dir("made") as d:
+                open(f"{{d}}/file", "w").close()
+            backup.save_to_directory({str(archives)!r})
+        """,
+    )
+    assert run(daemon, "spooled")["outcome"] == "success"
+    daemon.request("POST", "/jobs/web/runs")
+    wait_for((marks / "on").exists, seconds=20)
+    (own,) = temporary.iterdir()
+    (made,) = own.iterdir()
+    assert [each.stat().st_mode & 0o777 for each in (own, made)] == [0o700, 0o700]
+    assert [len(each.name) for each in (own, made)] == [len("storelet-") + 16, len("storelet-") + 8]
+    gate.write_text("")
+    wait_for(lambda: len(list(archives.iterdir())) == 2, what="the archive")
+    assert {each.stat().st_mode & 0o777 for each in archives.iterdir()} == {0o600}
+    assert daemon.state.stat().st_mode & 0o777 == 0o700
+    files = list(daemon.state.iterdir())
+    assert {"history.sqlite", "history.sqlite-wal", "lock"} <= {each.name for each in files}
+    assert {each.stat().st_mode & 0o777 for each in files} == {0o600}
+    assert daemon.socket.stat().st_mode & 0o777 == 0o660
+
+
+# Secrets
+
+
+class _Refusing(BaseHTTPRequestHandler):
+    """A store that refuses everything and says back what it was sent, as some do."""
+
+    def _refuse(self) -> None:
+        said = f"{self.path} {self.headers['authorization']} {self.headers['x-amz-security-token']}"
+        code = "SignatureDoesNotMatch"
+        body = f"<Error><Code>{code}</Code><Message>no: {said}</Message></Error>".encode()
+        self.send_response(403)
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Connection", "close")
+        self.end_headers()
+        self.wfile.write(body)
+
+    do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = _refuse  # noqa: N815 - http.server's names
+
+    def log_message(self, *_arguments: object) -> None:
+        pass
+
+
+@pytest.fixture
+def refusing() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Refusing) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+class Planted:
+    """Secrets, each one of its own, so that what is found says where it came from."""
+
+    def __init__(self) -> None:
+        self.words: list[str] = []
+
+    def plant(self, what: str) -> str:
+        self.words.append(f"PLANTED{len(self.words):02}{what.upper()}")
+        return self.words[-1]
+
+    def found_in(self, *texts: str | bytes) -> list[str]:
+        data = [each.encode(errors="replace") if isinstance(each, str) else each for each in texts]
+        return [word for word in self.words if any(word.encode() in each for each in data)]
+
+
+def secret_job(planted: Planted, directory: Path, store: str, gate: Path) -> str:
+    """Write a job with secrets in every place that may hold one, and stores that fail."""
+    file = directory / "secret"
+    file.write_text(planted.plant("file"))
+    stores = {
+        "refused": "http://127.0.0.1:1",
+        "forbidden": f"http://{store}",
+        "tls": f"https://{store}",
+    }
+    saves = ""
+    for name, endpoint in stores.items():
+        saves += (
+            f"- s3: {name}\n  endpoint_url: {endpoint}\n  region_name: us-east-1\n"
+            f"  access_key: {planted.plant(name + 'access')}\n"
+            f"  secret_key: {planted.plant(name + 'secret')}\n"
+            f"  aws_session_token: {planted.plant(name + 'token')}\n"
+        )
+    for name, ending in (("newline", "\\nX: y"), ("control", "\\x01"), ("foreign", "\\u00fc")):
+        place = "127.0.0.1:1" if name == "foreign" else store  # what comes back is spelled anew
+        saves += (
+            f"- s3: {name}\n  endpoint_url: http://{place}\n  region_name: us-east-1\n"
+            f'  access_key: "{planted.plant(name + "access")}{ending}"\n'
+            f'  secret_key: "{planted.plant(name + "secret")}{ending}"\n'
+            f'  aws_session_token: "{planted.plant(name + "token")}{ending}"\n'
+        )
+    references = ("{env: PLANTED_KEY}", f"{{file: {file}}}", "{credential: key}")
+    for number, reference in enumerate(references):
+        saves += (
+            f"- s3: by-reference-{number}\n  endpoint_url: http://{store}\n"
+            f"  region_name: us-east-1\n  access_key: {reference}\n  secret_key: {reference}\n"
+        )
+    return (
+        "schedule: manual\nenvironment:\n"
+        f"  SITE_PASSWORD: {planted.plant('variable')}\n"
+        f"  BY_FILE: {{file: {file}}}\n  BY_CREDENTIAL: {{credential: key}}\n"
+        f"include:\n- new_dir: made\n"
+        f"  run: 'touch file; test -e {gate} && cat {gate}; true'\nsave:\n{saves}"
+    )
+
+
+def said_by_all_verbs(daemon: Daemon, path: Path, run_id: int) -> list[str]:
+    job = path.stem
+    verbs = [
+        ("list",), ("status",), ("status", job), ("show", job), ("history",), ("history", job),
+        ("history", "--run", str(run_id)), ("logs", job), ("logs", job, "--run", str(run_id)),
+        ("next",), ("next", job), ("validate", str(path)), ("validate", "--jobs", str(path.parent)),
+        ("reload",), ("run-now", "-v", job), ("cancel", job), ("schema",),
+    ]  # fmt: skip
+    done = [
+        daemon.ctl(*verb, *more, check=False)
+        for verb in verbs
+        for more in ((), ("--json",))
+    ]  # fmt: skip
+    return [each.stdout + each.stderr for each in done]
+
+
+def test_secrets_are_written_nowhere(daemon: Daemon, tmp_path: Path, refusing: str) -> None:
+    """Whatever fails: the connection, the key, the header, TLS, the code."""
+    planted = Planted()
+    credentials, temporary = tmp_path / "credentials", daemon.socket.parent / "temporary"
+    credentials.mkdir()
+    temporary.mkdir()
+    (credentials / "key").write_text(planted.plant("credential"))
+    of_daemon = planted.plant("env")
+    daemon.stop()
+    daemon.environment |= {"PLANTED_KEY": of_daemon, "CREDENTIALS_DIRECTORY": str(credentials)}
+    daemon.environment |= {"TMPDIR": str(temporary), "AWS_MAX_ATTEMPTS": "1"}
+    daemon.start()
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    text = secret_job(planted, tmp_path, refusing, gate)
+    path = write_job(daemon, "web.yaml", text)
+    run_id = daemon.request("POST", "/jobs/web/runs")[1]["run"]["id"]
+    wait_for(lambda: any("cat" in each.split()[1:2] for each in daemon.processes()), seconds=20)
+    look_at_processes(daemon, planted, of_daemon)
+    everything = [each.read_bytes() for each in temporary.rglob("*") if each.is_file()]
+    gate.write_text("")
+    gate.unlink()
+    write_job(
+        daemon,
+        "code.py",
+        f"""\
+        SCHEDULE = "manual"
+        import storelet
+        def connect(**keys):
+            raise RuntimeError("no such store")
+        with storelet.ZipBackup("code", destination=storelet.S3("forbidden",
+                "{planted.plant("access")}", "{planted.plant("secret")}",
+                endpoint_url="http://{refusing}", region_name="us-east-1")) as backup:
+            connect(key="{planted.plant("code")}")
+        """,
+    )
+
+    def look() -> dict[str, Any] | None:
+        found: dict[str, Any] = daemon.request("GET", f"/runs/{run_id}")[1]
+        return found if found["state"] == "finished" else None
+
+    done = wait_for(look, seconds=60)
+    assert done["outcome"] == "failed"
+    for name in ("refused", "forbidden", "tls", "newline", "by-reference-2"):
+        assert name in done["message"]
+    code = run(daemon, "code")
+    assert code["message"] == "RuntimeError: no such store"
+    assert any("line 8, in <module>" in line for line in code["output"]), code["output"]
+    broken = text.replace("schedule: manual", "schedule: 1\npassword: x").replace("s3:", "s4:")
+    everything += [each.encode() for each in said_by_all_verbs(daemon, path, run_id)]
+    everything += [each.encode() for each in said_by_all_verbs(daemon, daemon.jobs / "code.py", 1)]
+    broken_path = write_job_file(daemon, "broken.yaml", broken)
+    everything += [each.encode() for each in said_by_all_verbs(daemon, broken_path, 1)]
+    everything += [each.read_bytes() for each in daemon.state.iterdir()]
+    everything += [daemon.log().encode()]
+    assert len(everything) > 100
+    found = planted.found_in(*everything)
+    assert found == [], "\n".join(
+        f"{word}: …{each[max(0, at - 150) : at + 60]!r}"
+        for word in found
+        for each in everything
+        if (at := each.find(word.encode())) >= 0
+    )
+
+
+def look_at_processes(daemon: Daemon, planted: Planted, of_daemon: str) -> None:
+    """While a run is on: titles, environments as they began, limits of core dumps."""
+    processes = [Path("/proc", each.split()[0]) for each in daemon.processes()]
+    assert len(processes) >= 4  # keeper, worker, shell, cat
+    limits = [
+        (each / "limits").read_text() for each in (*processes, Path("/proc", str(daemon.pid)))
+    ]
+    for each in limits:
+        (line,) = [line for line in each.splitlines() if line.startswith("Max core file size")]
+        assert line.split()[4:6] == ["0", "0"]
+    assert planted.found_in(*((each / "cmdline").read_bytes() for each in processes)) == []
+    for each in processes:
+        name, began = (each / "cmdline").read_bytes(), (each / "environ").read_bytes()
+        if b"storeletd" in name:  # the keeper and the worker: what {env: …} asks for, no more
+            assert planted.found_in(began) == [of_daemon]
+        else:  # commands: what the job's environment has, and nothing of destinations
+            found = {word[9:] for word in planted.found_in(began)}
+            assert found == {"FILE", "VARIABLE", "CREDENTIAL"}
+
+
+# Terminals
+
+
+# Colours, CSI of eight bits, a bell, a line overwritten, a link (OSC 8), a title, bidi controls.
+STEERING = (
+    "\x1b[31m \x9b2J \a \r \x1b]8;;http://evil\x1b\\ \x1b]0;t\a \u202e \u2066 \u200f \x7f \x08"
+)
+
+
+def steering_lines(text: str) -> list[str]:
+    """Return what of a text could steer a terminal, with what is before it."""
+    return [
+        text[max(0, at - 80) : at + 1]
+        for at, each in enumerate(text)
+        if not each.isprintable() and each not in "\n\t"
+    ]
+
+
+def test_storeletctl_prints_nothing_that_steers_a_terminal(daemon: Daemon, tmp_path: Path) -> None:
+    """Whatever has a hostile name or says hostile things: every verb, for people and as JSON."""
+    tree = tmp_path / f"tree {STEERING.replace('/', '')}"
+    tree.mkdir()
+    (tree / f"file{STEERING.replace('/', '')}").write_text("x")
+    broken = b"raw \x9b\xff".decode("utf-8", "surrogateescape")
+    (tree / broken).write_text("x")
+    (tree / f"loop{STEERING.replace('/', '')}").mkdir()
+    archives = tmp_path / f"archives{STEERING.replace('/', '')}"
+    archives.mkdir()
+    path = write_job(
+        daemon,
+        "web.py",
+        f"""\
+        import logging, storelet, sys
+        SCHEDULE = "manual"
+        ENVIRONMENT = {{"NAME": {STEERING!r}}}
+        print({STEERING!r}); print({STEERING!r}, file=sys.stderr)
+        logging.getLogger().warning({STEERING!r})
+        sys.stdout.buffer.write(b"\\x9b31m\\xff\\n")
+        with storelet.ZipBackup("web") as backup:
+            backup.include_directory({str(tree)!r}, name="x")
+            backup.include_directory({str(tree)!r}, name="x")
+            backup.save_to_directory({str(archives)!r})
+        """,
+    )
+    write_job(
+        daemon,
+        "fails.py",
+        f"SCHEDULE = 'manual'\nimport storelet\n"
+        f"raise storelet.StoreletError({STEERING!r}, hint={STEERING!r})\n",
+    )
+    write_job_file(daemon, f"bad{STEERING.replace('/', '')}.yaml", f'"{STEERING!r}": 1\n')
+    write_job_file(daemon, "worse.yaml", f"schedule: {STEERING!r}\n{STEERING!r}: 1\n")
+    daemon.ctl("reload", check=False)
+    done = run(daemon, "web")
+    assert done["outcome"] == "partial", done
+    assert run(daemon, "fails")["outcome"] == "failed"
+    said = said_by_all_verbs(daemon, path, done["id"])
+    said += said_by_all_verbs(daemon, daemon.jobs / "fails.py", done["id"] + 1)
+    for verb in (
+        ("show", STEERING),
+        ("run-now", STEERING),
+        ("cancel", STEERING),
+        ("logs", STEERING),
+    ):
+        each = daemon.ctl(*verb, check=False)
+        said.append(each.stdout + each.stderr)
+    for verb in (("calendar", STEERING), ("validate", f"/{STEERING}"), ("history", STEERING)):
+        each = daemon.ctl(*verb, check=False)
+        said.append(each.stdout + each.stderr)
+    assert sum(r"\x1b" in each for each in said) > 10  # it was there to be shown
+    assert [line for each in said for line in steering_lines(each)] == []
+    assert steering_lines(daemon.log()) == []

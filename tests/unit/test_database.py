@@ -179,6 +179,6 @@ def test_a_damaged_database_that_cannot_be_kept_aside_is_refused_and_left_alone(
 ) -> None:
     path = tmp_path / ("h" * 240)  # with what is appended to it the name would be too long
     path.write_bytes(b"Dear diary, " * 1000)
-    with pytest.raises(HistoryUnusableError, match="cannot open history .*: File name too long"):
+    with pytest.raises(HistoryUnusableError, match=r"cannot open history .*: File name too long"):
         Database(path)
     assert path.read_bytes().startswith(b"Dear diary")

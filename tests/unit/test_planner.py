@@ -256,6 +256,14 @@ def test_a_catch_up_that_waits_may_become_too_late() -> None:
     assert [each.action for each in decide(clock, DUE_AT + 2 * HOUR)] == ["missed"]
 
 
+def test_a_catch_up_that_waits_is_looked_at_when_it_becomes_too_late() -> None:
+    clock = replace(NIGHTLY, is_ready=False, max_late=HOUR, delay=MINUTE)
+    look = find_next_look(clock, DUE_AT + HOUR / 2)
+    assert look == DUE_AT + HOUR + MINUTE + timedelta.resolution
+    assert [each.action for each in decide(clock, look - timedelta.resolution)] == ["wait"]
+    assert [each.action for each in decide(clock, look)] == ["missed"]
+
+
 def test_what_is_due_now_waits_for_nothing() -> None:
     (decision,) = decide(replace(NIGHTLY, is_ready=False), DUE_AT)
     assert (decision.action, decision.cause) == ("run", "schedule")
