@@ -25,8 +25,9 @@ from storeletd import journal
 from storeletd.daemon import Daemon
 from storeletd.database import Database
 from storeletd.jobdir import JobDirectory
+from storeletd.listener import open_listener
 from storeletd.notice import Notice
-from storeletd.server import Server, bind_socket
+from storeletd.server import Server
 
 __all__ = ["main"]
 
@@ -134,7 +135,7 @@ async def _serve(options: argparse.Namespace) -> None:
     daemon = Daemon(JobDirectory(options.jobs), database, max_runs=options.max_runs)
     async with contextlib.AsyncExitStack() as stack:
         stack.callback(database.close)
-        listener = stack.enter_context(bind_socket(options.socket))
+        listener = stack.enter_context(open_listener(options.socket))
         stack.push_async_callback(daemon.stop)
         await daemon.start()
         server = Server(daemon, listener)

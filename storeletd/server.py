@@ -9,13 +9,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import socket
-import stat
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
 from importlib.metadata import version
-from pathlib import Path
 
 import uvicorn
 from starlette.applications import Starlette
@@ -35,14 +34,18 @@ from storeletd.answers import (
 )
 from storeletd.daemon import Daemon, NoSuchJobError
 from storeletd.intake import BoundedBodies, Protocol, changing, read_json
+from storeletd.listener import Listener
 from storeletd.metrics import METRICS_TYPE, describe_metrics
 from storeletd.run import Message
 from storeletd.runner import AlreadyRunningError, NotRunningError
 
-__all__ = ["Server", "bind_socket"]
+__all__ = ["Server"]
+
+_log = logging.getLogger("storeletd.server")
 
 KEEP_ALIVE_SECONDS = 15  # a comment in an event stream, so that both ends notice a dead one
 SHUTDOWN_SECONDS = 3  # for event streams to end
+CHECK_SECONDS = 2  # between looks whether the socket is still in its place
 
 _STATUS = {
     NoSuchJobError: 404,
@@ -182,9 +185,9 @@ ROUTES = [
 
 
 class Server:
-    """Serves one daemon on a socket that is bound and listening already."""
+    """Serves one daemon on a socket that listens already, and keeps the socket in its place."""
 
-    def __init__(self, daemon: Daemon, listener: socket.socket) -> None:
+    def __init__(self, daemon: Daemon, listener: Listener) -> None:
         app = Starlette(
             routes=ROUTES,
             exception_handlers={StoreletError: _answer_error, HTTPException: _answer_error},
@@ -201,20 +204,39 @@ class Server:
         )
         self._server = _QuietServer(config)
         self._listener = listener
-        self._task: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """Serve from now on."""
-        self._task = asyncio.create_task(
-            self._server.serve(sockets=[self._listener]), name="control socket"
-        )
+        serving = self._server.serve(sockets=[self._listener.socket])
+        self._tasks = [asyncio.create_task(serving, name="control socket")]
         await self._server.ready.wait()
+        self._tasks.append(asyncio.create_task(self._keep_place(), name="keep the socket's place"))
 
     async def stop(self) -> None:
         """Serve no more; event streams are ended within SHUTDOWN_SECONDS."""
         self._server.should_exit = True
-        if self._task is not None:
-            await self._task
+        for task in self._tasks[1:]:
+            task.cancel()
+        for task in self._tasks[:1]:
+            await task
+
+    async def _keep_place(self) -> None:
+        """Serve on another socket when somebody has removed this one."""
+        said = ""
+        while True:
+            await asyncio.sleep(CHECK_SECONDS)
+            try:
+                if self._listener.renew():
+                    await self._server.startup([self._listener.socket])
+                    _log.warning(
+                        "The control socket was gone; %s is a new one", self._listener.path
+                    )
+                said = ""
+            except (StoreletError, OSError) as error:  # backups go on without it
+                if str(error) != said:
+                    _log.error("The control socket is not in its place any more: %s", error)
+                said = str(error)
 
 
 class _QuietServer(uvicorn.Server):
@@ -223,68 +245,17 @@ class _QuietServer(uvicorn.Server):
         self.ready = asyncio.Event()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Say when requests are answered."""
+        """Answer requests on these sockets from now on; connections of others go on."""
+        before = self.servers if self.started else []
         await super().startup(sockets)
+        for server in before:
+            server.close()
         self.ready.set()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Leave signals to `__main__`."""
         yield
-
-
-@contextlib.contextmanager
-def bind_socket(path: Path) -> Iterator[socket.socket]:
-    """Listen on a unix socket that only owner and group may connect to, until the block ends.
-
-    It is bound under a temporary name and renamed, so that it never has another mode, and takes
-    the place of a stale socket; anything else there is left alone. Raises StoreletError.
-    """
-    try:
-        _check_place(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        listener = _listen(path)
-    except OSError as error:
-        hint = "it may have 107 bytes (unix(7))" if len(os.fsencode(path)) > 90 else "give --socket"
-        raise StoreletError(
-            f"cannot listen on {path}: {error.strerror or error}", hint=hint
-        ) from error
-    with listener:
-        own = path.stat().st_ino
-        try:
-            yield listener
-        finally:
-            with contextlib.suppress(OSError):
-                if path.stat().st_ino == own:
-                    path.unlink()
-
-
-def _check_place(path: Path) -> None:
-    """Raise StoreletError unless `path` is free or a socket that nobody listens on."""
-    if not os.path.lexists(path):
-        return
-    if not stat.S_ISSOCK(path.lstat().st_mode):
-        raise StoreletError(f"{path} is no socket and is left alone", hint="give --socket")
-    with socket.socket(socket.AF_UNIX) as probe, contextlib.suppress(ConnectionRefusedError):
-        probe.connect(str(path))
-        raise StoreletError(f"another storeletd listens on {path}", hint="give --socket")
-
-
-def _listen(path: Path) -> socket.socket:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    listener = socket.socket(socket.AF_UNIX)
-    before = os.umask(0o117)
-    try:
-        listener.bind(str(temporary))
-        listener.listen(128)
-        temporary.rename(path)
-    except OSError:
-        listener.close()
-        temporary.unlink(missing_ok=True)
-        raise
-    finally:
-        os.umask(before)
-    return listener
 
 
 def _daemon(request: Request) -> Daemon:

@@ -99,9 +99,10 @@ daemon                  journal jobs jobdir planner database history jobstate ag
 metrics                 jobs daemon
 intake                  journal jobs
 answers                 events jobs planner records run daemon
-server                  run runner daemon metrics intake answers
+listener
+server                  run runner daemon metrics intake answers listener
 notice                  daemon
-__main__                journal jobdir database daemon server notice
+__main__                journal jobdir database daemon listener server notice
 
 keeper
 steps                   rights secrets items settings jobs

@@ -46,22 +46,9 @@ def nothing(_limits: TimeLimits) -> None:
     pass
 
 
-class Mover:
-    """Moves a byte each time."""
-
-    def __init__(self) -> None:
-        self.moved = [0, 0]
-        self.turn = 0
-
-    def __call__(self, limits: TimeLimits) -> None:
-        self.turn = 1 - self.turn
-        self.moved[self.turn] += 1
-        limits.see(*self.moved)
-
-
 def test_a_run_may_take_its_timeout_and_no_longer() -> None:
     assert live(nothing, timeout=SHORT) == [("ended after its timeout of 0:00:00.200000", False)]
-    assert live(Mover(), timeout=SHORT, idle_timeout=SHORT) == [
+    assert live(TimeLimits.see_bytes, timeout=SHORT, idle_timeout=SHORT) == [
         ("ended after its timeout of 0:00:00.200000", False)
     ]
 
@@ -75,36 +62,33 @@ def test_without_limits_it_may_take_for_ever() -> None:
 def test_a_run_that_moves_no_byte_is_ended() -> None:
     why = "ended after 0:00:00.200000 without a byte read or sent"
     assert live(nothing, idle_timeout=SHORT) == [(why, True)]
-    assert live(lambda limits: limits.see(7, 7), idle_timeout=SHORT) == [(why, True)]
 
 
-def test_a_run_that_moves_bytes_either_way_is_not_idle() -> None:
-    assert live(Mover(), idle_timeout=SHORT, seconds=0.7) == []
+def test_a_run_that_moves_bytes_is_not_idle() -> None:
+    assert live(TimeLimits.see_bytes, idle_timeout=SHORT, seconds=0.7) == []
 
 
 def test_while_a_command_runs_nobody_sees_what_it_moves() -> None:
-    commands = iter([True, True, False])
+    says = iter([True])
 
-    def start_two_and_end_one(limits: TimeLimits) -> None:
-        if (is_busy := next(commands, None)) is not None:
+    def start_a_command(limits: TimeLimits) -> None:
+        for is_busy in says:
             limits.set_busy(is_busy)
 
-    assert live(start_two_and_end_one, idle_timeout=SHORT) == []
-    commands = iter([True, True, False, False])
-    ((_, is_idle),) = live(start_two_and_end_one, idle_timeout=SHORT)
+    assert live(start_a_command, idle_timeout=SHORT) == []
+    says = iter([True, False])
+    ((_, is_idle),) = live(start_a_command, idle_timeout=SHORT)
     assert is_idle
 
 
-def test_bytes_of_others_begin_no_watch_over_a_command() -> None:
-    mover = Mover()
-    begun = []
-
+def test_bytes_beside_a_command_begin_no_watch_over_it() -> None:
     def run_beside(limits: TimeLimits) -> None:
+        limits.set_busy(True)
         if not begun:
             begun.append(True)
-            limits.set_busy(True)
-            mover(limits)
+            limits.see_bytes()
 
+    begun: list[bool] = []
     assert live(run_beside, idle_timeout=SHORT) == []
 
 
