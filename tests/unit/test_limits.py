@@ -83,9 +83,9 @@ def test_while_a_command_runs_nobody_sees_what_it_moves() -> None:
 
 def test_bytes_beside_a_command_begin_no_watch_over_it() -> None:
     def run_beside(limits: TimeLimits) -> None:
-        limits.set_busy(True)
         if not begun:
             begun.append(True)
+            limits.set_busy(True)
             limits.see_bytes()
 
     begun: list[bool] = []
