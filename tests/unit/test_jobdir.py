@@ -418,6 +418,7 @@ def test_what_is_swapped_between_check_and_use_is_never_loaded(
             (top / name).mkdir(parents=True)
             (top / name).chmod(mode)
             write(top / name / "a.yaml", text)
+        write(top / "jobs" / "b.yaml")
         (top / "link").symlink_to("good")
         if swap is turn_link_to_evil_file:
             (top / "jobs" / "a.yaml").unlink()
@@ -429,6 +430,7 @@ def test_what_is_swapped_between_check_and_use_is_never_loaded(
                 patch.setattr(os, name, hook(getattr(os, name)))
             jobs.scan()
         assert [job.source for job in jobs.jobs.values() if job.source != GOOD] == [], number
+        assert "b" in jobs.jobs or not jobs.jobs, number  # all of one directory, or nothing
         number += 1
     assert number > 10  # calls
 
