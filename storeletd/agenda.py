@@ -23,6 +23,7 @@ from storeletd.history import History
 from storeletd.jobs import Job
 from storeletd.jobstate import JobState, JobStates
 from storeletd.planner import (
+    LATE,
     Decision,
     JobClock,
     Owed,
@@ -131,10 +132,7 @@ class Agenda:
         self._next_looks[job.name] = find_next_look(clock, now)
 
     def _is_due(self, name: str, now: datetime) -> bool:
-        state = self._states.get(name)
-        if state is None or name not in self._next_looks:
-            return True
-        if sane_decided_until(state.decided_until, now) != state.decided_until:
+        if name not in self._next_looks:
             return True
         look_at = self._next_looks[name]
         return look_at is not None and look_at <= now
@@ -179,6 +177,7 @@ def _decide_old(clock: JobClock, state: JobState, now: datetime) -> Iterator[Dec
             schedule=schedule,
             timezone=timezone,
             delay=timedelta(0),
+            grace=clock.delay + LATE,  # what still had to wait for its start is not late
             paused_until=paused_until,
             owed=None,
             is_ready=True,

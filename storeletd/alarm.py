@@ -8,8 +8,10 @@ waits stand still while the machine is suspended and do not see the clock being 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 
+from apscheduler.jobstores.base import JobLookupError
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from apscheduler.triggers.date import DateTrigger
 from apscheduler.triggers.interval import IntervalTrigger
@@ -49,7 +51,8 @@ class Alarm:
             return
         self._at = at
         if at is None:
-            self._scheduler.remove_job(_NEXT)
+            with suppress(JobLookupError):  # it is about to ring
+                self._scheduler.remove_job(_NEXT)
         else:
             self._scheduler.add_job(
                 self._ring_once, DateTrigger(at, UTC), id=_NEXT, replace_existing=True

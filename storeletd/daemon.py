@@ -112,8 +112,11 @@ class Daemon:
             change = await asyncio.to_thread(self._job_directory.scan)
         self._say(change)
         now = _now()
-        for name, decision in self._agenda.set_jobs(self.jobs, now):
-            self._record(name, decision, now)
+        try:
+            for name, decision in self._agenda.set_jobs(self.jobs, now):
+                self._record(name, decision, now)
+        except HistoryError as error:  # the next scan does it
+            _log.error("What was due of jobs that are gone is not recorded yet: %s", error)
         for name in change.removed:
             self.readiness.forget(name)
         self.look()
@@ -183,11 +186,12 @@ class Daemon:
             waiting=len(active) > 1,
             is_ready=self.readiness.is_ready(job.name),
         )
+        is_waiting = False
         for decision in self._agenda.look(job, now, standing):
             if decision.action == "wait":
+                is_waiting = True
                 self.readiness.want(job, self.next_start(job)[1])
             elif decision.action == "run":
-                self.readiness.forget(job.name)
                 self.runner.run(
                     job, cause=decision.cause, due=decision.due, repeats=decision.repeats
                 )
@@ -195,6 +199,8 @@ class Daemon:
                 self._record(job.name, decision, now)
             if decision.due is not None:
                 self.states.advance(job.name, decision.due.last)
+        if not is_waiting:
+            self.readiness.forget(job.name)
 
     def _record(self, name: str, decision: Decision, now: datetime) -> None:
         """Write down due times that start no run."""

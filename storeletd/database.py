@@ -10,9 +10,9 @@ from __future__ import annotations
 import logging
 import os
 import sqlite3
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 
 from storelet import StoreletError
@@ -82,7 +82,8 @@ class Database:
         try:
             yield
         except sqlite3.Error as error:
-            hint = "is the disk full?"
+            is_locked = getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
+            hint = "another program holds it" if is_locked else "is the disk full?"
             if _is_damage(error):
                 self._connection.close()
                 self._keep_aside(error)
@@ -91,7 +92,7 @@ class Database:
 
     def _keep_aside(self, error: sqlite3.Error) -> None:
         """Move the damaged database away and begin a new one. Raises HistoryUnusableError."""
-        aside = f"{self.path}.damaged-{time.strftime('%Y%m%dT%H%M%S')}"
+        aside = f"{self.path}.damaged-{datetime.now(UTC).strftime('%Y%m%dT%H%M%S.%fZ')}"
         _log.error(
             "History %s is damaged (%s): it is kept as %s, and a new one begun; what it knew of"
             " earlier runs is shown no more",

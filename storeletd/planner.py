@@ -44,7 +44,7 @@ __all__ = [
     "sane_decided_until",
 ]
 
-LATE = timedelta(seconds=60)  # a start noticed later than that was missed
+LATE = timedelta(seconds=60)  # a start noticed later than that was missed, as a rule
 FOREVER = datetime(9999, 12, 1, tzinfo=UTC)  # the end of a pause that has none
 _AHEAD = timedelta(hours=1)  # history further in the future than that was written by a wrong clock
 
@@ -70,6 +70,7 @@ class JobClock:
     schedule: Schedule
     timezone: ZoneInfo
     delay: timedelta  # from a due time to its start
+    grace: timedelta = LATE  # a start noticed later than that was missed
     catch_up: bool  # missed due times: one run for all of them; otherwise they are recorded
     max_late: timedelta | None  # what was due longer ago is recorded all the same
     overlap: Literal["skip", "queue"]  # when the job is due while it runs
@@ -106,7 +107,7 @@ def decide(clock: JobClock, now: datetime) -> tuple[Decision, ...]:
     if clock.paused_until is not None and now < clock.paused_until:
         return ()
     since, until = clock.decided_until.astimezone(UTC), now - clock.delay
-    late_until = until - LATE - timedelta.resolution
+    late_until = until - clock.grace - timedelta.resolution
     decisions = []
     if clock.paused_until is not None:
         pause_end = min(clock.paused_until, until)
@@ -217,5 +218,8 @@ def find_retry(
 
 
 def is_overdue(max_age: timedelta | None, good_since: datetime, now: datetime) -> bool:
-    """Whether the last archive, or else the job itself, is older than that."""
-    return max_age is not None and now.astimezone(UTC) - good_since.astimezone(UTC) > max_age
+    """Whether the last archive, or else the job itself, is older than that.
+
+    So is one that comes from the future: of how old it is a wrong clock knew nothing.
+    """
+    return max_age is not None and abs(now.astimezone(UTC) - good_since.astimezone(UTC)) > max_age
