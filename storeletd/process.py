@@ -28,6 +28,7 @@ __all__ = ["WorkerProcess"]
 LINE_BYTES = 8 << 10  # of output; a longer line goes on as another one
 EVENT_BYTES = 1 << 20  # the same of an event, where no whole one is that long
 _CHUNK_BYTES = 64 << 10
+_LINES_AT_ONCE = 100
 # For what is still in the pipes when the keeper has ended: only a process that the keeper could
 # not end holds one open longer.
 _DRAIN_SECONDS = 5.0
@@ -230,7 +231,9 @@ async def _read_lines(reader: asyncio.StreamReader, limit: int) -> AsyncIterator
     rest = b""
     while chunk := await reader.read(_CHUNK_BYTES):
         *lines, rest = (rest + chunk).split(b"\n")
-        for line in lines:
+        for number, line in enumerate(lines, 1):
+            if number % _LINES_AT_ONCE == 0:
+                await asyncio.sleep(0)  # whoever prints a million must not hold up everybody
             for start in range(0, len(line) or 1, limit):
                 yield line[start : start + limit]
         while len(rest) > limit:  # at `limit` its newline may be all that is to come

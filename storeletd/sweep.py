@@ -32,7 +32,7 @@ async def abort_left_uploads(jobs: Iterable[Job], history: History) -> None:
             sweep = _Sweep(job, history)
             try:
                 await sweep.work()
-            except (OSError, HistoryError) as error:
+            except (OSError, ValueError, HistoryError) as error:
                 sweep.log(logging.WARNING, f"Uploads that runs of {job.name} left: {error}")
 
 
@@ -44,7 +44,10 @@ class _Sweep:
         self._history = history
 
     async def work(self) -> None:
-        """Have a worker do it, where there is anything to do. Raises OSError, HistoryError."""
+        """Have a worker do it, where there is anything to do.
+
+        Raises OSError, HistoryError, and ValueError where the worker says what is no event.
+        """
         uploads = self._history.left_uploads(self._job.name)
         if not uploads:
             return

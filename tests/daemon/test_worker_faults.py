@@ -29,7 +29,8 @@ def save():
 """
 MEGABYTES = """\
 for stream in (sys.stdout, sys.stderr):
-    for piece in (b"line\\n", b"no line end ", bytes(range(256))):
+    stream.buffer.write(b"line\\n" * 50_000)
+    for piece in (b"no line end ", bytes(range(256))):
         stream.buffer.write(piece * (3_000_000 // len(piece)))
 save()
 """
