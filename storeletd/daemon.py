@@ -107,7 +107,12 @@ class Daemon:
         self.states.write()
 
     async def reload(self) -> Change:
-        """Bring the jobs up to date with the job directory."""
+        """Bring the jobs up to date with the job directory, and see what is due."""
+        change = await self._scan()
+        self.look()
+        return change
+
+    async def _scan(self) -> Change:
         async with self._scanning:  # one scan at a time; none on the event loop
             change = await asyncio.to_thread(self._job_directory.scan)
         self._say(change)
@@ -119,7 +124,6 @@ class Daemon:
             _log.error("What was due of jobs that are gone is not recorded yet: %s", error)
         for name in change.removed:
             self.readiness.forget(name)
-        self.look()
         return change
 
     def job(self, name: str) -> Job:
@@ -249,12 +253,12 @@ class Daemon:
 
     async def _watch(self) -> None:
         async for _ in self._job_directory.watch():
-            await self._try_reload()
+            await self._try_scan()
 
     async def _scan_now_and_then(self) -> None:
         while True:
             await asyncio.sleep(SCAN_SECONDS)
-            await self._try_reload()
+            await self._try_scan()
 
     async def _tidy_now_and_then(self) -> None:
         while True:
@@ -265,10 +269,12 @@ class Daemon:
                 _log.error("Old runs cannot be forgotten now: %s", error)
             await asyncio.sleep(TIDY_SECONDS)
 
-    async def _try_reload(self) -> None:
-        """Reload; if that fails for whatever reason it is said, and the next one may not."""
+    async def _try_scan(self) -> None:
+        """Scan; if that fails for whatever reason it is said, and the next one may not."""
         try:
-            await self.reload()
+            change = await self._scan()
+            if change.added or change.changed or change.removed:
+                self.look()
         except Exception:  # noqa: BLE001 - the next scan may succeed
             _log.exception("The job files could not be reloaded")
 
