@@ -26,6 +26,7 @@ _IS_SET, _RAISE, _CLEAR_ALL = 1, 2, 4
 
 _EDIT = "`systemctl edit storeletd`, there [Service]"
 _ROOT = "CAP_CHOWN CAP_DAC_OVERRIDE CAP_FOWNER CAP_KILL CAP_SETGID CAP_SETUID"
+_CALLS = "@setuid @chown @resources capset"
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -105,7 +106,7 @@ def hint_at_root() -> str:
     """Say how the daemon may work as other users."""
     if not _is_service():
         return "for that, storeletd must be root"
-    return f"{_EDIT}, User=root, CapabilityBoundingSet={_ROOT} and SystemCallFilter=@chown @setuid"
+    return f"{_EDIT}, User=root, CapabilityBoundingSet={_ROOT} and SystemCallFilter={_CALLS}"
 
 
 def hint_at_rights(error: StoreletError, destinations: Iterable[str]) -> str | None:

@@ -113,8 +113,7 @@ PROMISES = (
     ),
     Promise(
         "Every due time is counted in exactly one row",
-        "tests/unit/test_agenda.py::"
-        "test_another_schedule_makes_no_due_time_of_before_count_anew",
+        "tests/unit/test_agenda.py::test_another_schedule_makes_no_due_time_of_before_count_anew",
         "storeletd/agenda.py",
         "decided_until = max(state.decided_until, now)",
         "decided_until = now",

@@ -382,7 +382,7 @@ def test_a_daemon_that_may_not_become_others_says_so_and_what_to_do(
         assert done["hint"] == (
             "`systemctl edit storeletd`, there [Service], User=root,"
             " CapabilityBoundingSet=CAP_CHOWN CAP_DAC_OVERRIDE CAP_FOWNER CAP_KILL CAP_SETGID"
-            " CAP_SETUID and SystemCallFilter=@chown @setuid"
+            " CAP_SETUID and SystemCallFilter=@setuid @chown @resources capset"
         )
     else:
         assert done["hint"] == "for that, storeletd must be root"
