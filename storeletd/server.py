@@ -46,6 +46,8 @@ _log = logging.getLogger("storeletd.server")
 KEEP_ALIVE_SECONDS = 15  # a comment in an event stream, so that both ends notice a dead one
 SHUTDOWN_SECONDS = 3  # for event streams to end
 CHECK_SECONDS = 2  # between looks whether the socket is still in its place
+QUEUE = 2048  # clients that wait to be taken in; where it is full the next one fails
+AT_ONCE = 16  # taken in before it is seen that there are too many; asyncio calls it backlog
 
 _STATUS = {
     NoSuchJobError: 404,
@@ -200,6 +202,7 @@ class Server:
             lifespan="off",
             log_config=None,
             access_log=False,
+            backlog=AT_ONCE,
             timeout_graceful_shutdown=SHUTDOWN_SECONDS,
         )
         self._server = _QuietServer(config)
@@ -248,6 +251,8 @@ class _QuietServer(uvicorn.Server):
         """Answer requests on these sockets from now on; connections of others go on."""
         before = self.servers if self.started else []
         await super().startup(sockets)
+        for each in sockets or ():
+            each.listen(QUEUE)  # again, as asyncio made it as short as AT_ONCE
         for server in before:
             server.close()
         self.ready.set()

@@ -278,12 +278,13 @@ def test_who_follows_a_run_may_be_silent(daemon: Daemon, tmp_path: Path) -> None
 def test_a_thousand_connections_leave_descriptors_for_runs(daemon: Daemon, web: str) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 4096), hard))
+    most = 0
     try:
         with contextlib.ExitStack() as stack:
             for _ in range(1500):
                 stack.enter_context(connected(daemon))
-            held = len(os.listdir(f"/proc/{daemon.pid}/fd"))
-            assert held < MOST_CONNECTIONS + 100
+                most = max(most, len(os.listdir(f"/proc/{daemon.pid}/fd")))
+        assert MOST_CONNECTIONS < most < MOST_CONNECTIONS + 200  # those it is about to close
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     daemon.ctl("run-now", web)
