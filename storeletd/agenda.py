@@ -58,7 +58,8 @@ class Agenda:
         self._jobs: Mapping[str, Job] = {}
         self._gone: set[str] = set()  # jobs whose last due times are not written down yet
         self._next_looks: dict[str, datetime | None] = {}  # no entry: at once
-        self._next_due: dict[str, datetime] = {}  # as far as somebody has asked
+        # Due times and delays, as far as somebody has asked: a thousand jobs are to cost nothing.
+        self._next_starts: dict[str, tuple[datetime, timedelta]] = {}
         self._last_look = datetime.min.replace(tzinfo=UTC)
 
     def set_jobs(self, jobs: Mapping[str, Job], now: datetime) -> Iterator[tuple[str, Decision]]:
@@ -81,13 +82,13 @@ class Agenda:
     def touch(self, name: str) -> None:
         """Look at a job again: something has happened to it."""
         self._next_looks.pop(name, None)
-        self._next_due.pop(name, None)
+        self._next_starts.pop(name, None)
 
     def find_due(self, now: datetime) -> tuple[Job, ...]:
         """Return the jobs that are to be looked at now."""
         if now < self._last_look:  # the clock was set back: nothing reckoned from it holds
             self._next_looks.clear()
-            self._next_due.clear()
+            self._next_starts.clear()
         self._last_look = now
         return tuple(job for name, job in self._jobs.items() if self._is_due(name, now))
 
@@ -97,17 +98,17 @@ class Agenda:
 
     def next_start(self, job: Job, now: datetime) -> tuple[datetime | None, timedelta]:
         """Return when the job is due next, outside of a pause, and how much later it starts."""
+        if (known := self._next_starts.get(job.name)) and known[0] > now - known[1]:
+            return known
         delay = find_delay(job.settings.randomized_delay, host=self._host, job=job.name)
-        known = self._next_due.get(job.name)
-        if known is None or known <= now - delay:  # a look at a thousand jobs is to cost nothing
-            state = self._states.get(job.name)
-            after = now - delay
-            if state is not None:
-                after = max(after, state.decided_until, state.paused_until or after)
-            known = next_due(job.settings.schedule, job.settings.timezone, after)
-            if known is not None:
-                self._next_due[job.name] = known
-        return known, delay
+        state = self._states.get(job.name)
+        after = now - delay
+        if state is not None:
+            after = max(after, state.decided_until, state.paused_until or after)
+        due = next_due(job.settings.schedule, job.settings.timezone, after)
+        if due is not None:
+            self._next_starts[job.name] = (due, delay)
+        return due, delay
 
     def look(self, job: Job, now: datetime, standing: Standing) -> Iterator[Decision]:
         """Yield what is decided, each to be carried out before the next.

@@ -6,7 +6,7 @@ Times are ISO 8601 in the machine's zone, with offset.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -76,15 +76,16 @@ def describe_run_whole(daemon: Daemon, run_id: int) -> dict[str, Any]:
     }
 
 
-def describe_job(daemon: Daemon, job: Job) -> dict[str, Any]:
-    """Return a job with how it stands."""
+def describe_job(daemon: Daemon, job: Job, *, runs: int = 0) -> dict[str, Any]:
+    """Return a job with how it stands, and its last `runs` runs, the newest first."""
     active = daemon.runner.active(job.name)
     problems = [str(each) for each in daemon.problems if each.file == job.path]
     history = daemon.history
-    last_run = active[0] if active else history.last_run(job.name)
-    last_finished = history.last_finished(job.name)
-    last_success = history.last_success(job.name)
-    last_saved = history.last_saved(job.name)
+    newest = history.runs(job=job.name, limit=max(runs, 1))
+    last_run = active[0] if active else next(iter(newest), None)
+    last_finished = _find(newest, lambda run: run.outcome is not None, history.last_finished)
+    last_success = _find(newest, lambda run: run.outcome == "success", history.last_success)
+    last_saved = _find(newest, lambda run: bool(run.archives), history.last_saved)
     return {
         "name": job.name,
         "path": job.path,
@@ -98,7 +99,16 @@ def describe_job(daemon: Daemon, job: Job) -> dict[str, Any]:
         "last_finished": last_finished and describe_run(last_finished),
         "last_archive": last_saved and _describe_archive(last_saved.archives[-1]),
         "last_success": last_success and _iso(last_success.finished_at),
+        "runs": [describe_run(run) for run in newest[:runs]],
     }
+
+
+def _find(
+    newest: Sequence[Run], is_it: Callable[[Run], bool], ask: Callable[[str], Run | None]
+) -> Run | None:
+    """Return the first that is it; ask the history only where it is older than these."""
+    found = next((run for run in newest if is_it(run)), None)
+    return ask(newest[-1].job) if found is None and newest else found
 
 
 def _describe_state(

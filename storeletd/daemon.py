@@ -11,7 +11,6 @@ import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from pathlib import Path
 
 from storelet import StoreletError
@@ -135,7 +134,8 @@ class Daemon:
 
     def next_run(self) -> tuple[datetime, str] | None:
         """Return when the next run of all starts by itself, and of which job."""
-        starts = [(self.next_start(job), job.name) for job in self.jobs.values()]
+        now = _now()
+        starts = [(self._agenda.next_start(job, now), job.name) for job in self.jobs.values()]
         return min(((due + delay, name) for (due, delay), name in starts if due), default=None)
 
     def next_start(self, job: Job) -> tuple[datetime | None, timedelta]:
@@ -174,13 +174,13 @@ class Daemon:
             return
         now = _now()
         self.runner.record_rest()
-        self.states.write()
         try:
             for job in self._agenda.find_due(now):
                 self._decide(job, now)
             self._overdue.look(self.jobs.values(), now)
         except HistoryError as error:  # the next look does what this one has left
             _log.error("Not all that is due can be decided on yet: %s", error)
+        self.states.write()
         self._alarm.set(self._agenda.next_look())
 
     def _decide(self, job: Job, now: datetime) -> None:
@@ -263,8 +263,8 @@ class Daemon:
     async def _tidy_now_and_then(self) -> None:
         while True:
             try:
-                for _ in iter(partial(self.history.forget_old, now=_now()), 0):
-                    await asyncio.sleep(0.1)  # others want the database, too
+                for forgotten in self.history.forget_old(now=_now()):
+                    await asyncio.sleep(0.1 if forgotten else 0)  # others want the database, too
             except HistoryError as error:
                 _log.error("Old runs cannot be forgotten now: %s", error)
             await asyncio.sleep(TIDY_SECONDS)

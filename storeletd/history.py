@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import logging
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -30,7 +30,7 @@ _log = logging.getLogger("storeletd.history")
 KEPT_SKIPPED = 1_000  # skipped entries kept of a run; `Run.skipped` counts all
 KEPT_RUNS = 1_000  # of each job, however old they are
 KEPT_DAYS = 90  # and all that are younger
-_FORGET_AT_ONCE = 1_000  # runs in one statement, which takes some 10 ms
+_FORGET_AT_ONCE = 200  # runs in one transaction, which takes some 5 ms
 
 
 class History:
@@ -207,23 +207,39 @@ class History:
         rows = self._database.rows(statement, job)
         return tuple(OpenedUpload(**row) for row in map(dict, rows))
 
-    def forget_old(self, *, now: datetime) -> int:
-        """Forget some runs that are older than KEPT_DAYS and than KEPT_RUNS of their job.
+    def forget_old(self, *, now: datetime) -> Iterator[int]:
+        """Forget the runs that are older than KEPT_DAYS and than KEPT_RUNS of their job.
 
-        The newest good run of a job stays, and one with an upload that is not ended. Returns how
-        many were forgotten: 0 says that there are no others.
+        The newest good run of a job stays, and one with an upload that is not ended. Yields how
+        many were forgotten after each bit of the work, so that others get their turn.
         """
-        old = (
-            "SELECT id FROM (SELECT id, queued_at,"
-            " row_number() OVER (PARTITION BY job ORDER BY id DESC) AS place FROM run)"
-            " WHERE place > ? AND queued_at < ? AND id NOT IN (SELECT run FROM upload)"
-            " AND id NOT IN (SELECT max(id) FROM run WHERE outcome IN ('success', 'partial')"
-            " GROUP BY job) LIMIT ?"
-        )
         before = to_number(now - timedelta(days=KEPT_DAYS))
+        for job in self._names():
+            while forgotten := self._forget_some(job, before):
+                yield forgotten
+            yield 0
+
+    def _names(self) -> list[str]:
+        """Return the names of all jobs that have runs, by as many looks into the index."""
+        statement = (
+            "WITH RECURSIVE name (job) AS (SELECT min(job) FROM run UNION ALL"
+            " SELECT (SELECT min(job) FROM run WHERE job > name.job) FROM name WHERE job NOTNULL)"
+            " SELECT job FROM name WHERE job NOTNULL"
+        )
+        return [row["job"] for row in self._database.rows(statement)]
+
+    def _forget_some(self, job: str, before: int) -> int:
+        """Forget some old runs of a job, of those that are next to go."""
+        # Only so many are looked at: where none of them is old, those behind them are not either.
+        next_to_go = (
+            "SELECT id, queued_at FROM run WHERE job = ?1 AND id <="
+            " (SELECT id FROM run WHERE job = ?1 ORDER BY id DESC LIMIT 1 OFFSET ?2)"
+            " AND id NOT IN (SELECT run FROM upload) AND id IS NOT (SELECT max(id) FROM run"
+            " WHERE job = ?1 AND outcome IN ('success', 'partial')) ORDER BY id LIMIT ?3"
+        )
         with self._database.transaction() as database:
-            rows = database.execute(old, (KEPT_RUNS, before, _FORGET_AT_ONCE)).fetchall()
-            ids = [(row["id"],) for row in rows]
+            rows = database.execute(next_to_go, (job, KEPT_RUNS, _FORGET_AT_ONCE)).fetchall()
+            ids = [(row["id"],) for row in rows if row["queued_at"] < before]
             database.executemany("DELETE FROM skipped_entry WHERE run = ?", ids)
             database.executemany("DELETE FROM run WHERE id = ?", ids)
         return len(ids)

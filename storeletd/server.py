@@ -78,9 +78,10 @@ async def get_health(request: Request) -> Response:
 
 
 async def get_jobs(request: Request) -> Response:
-    """List the jobs and what is wrong with their files."""
+    """List the jobs, each with its last `runs` runs, and what is wrong with their files."""
     daemon = _daemon(request)
-    jobs = [describe_job(daemon, job) for job in daemon.jobs.values()]
+    runs = _number(request.query_params.get("runs", "0"), "runs")
+    jobs = [describe_job(daemon, job, runs=runs) for job in daemon.jobs.values()]
     return JSONResponse({"jobs": jobs, "problems": describe_problems(daemon)})
 
 
@@ -88,8 +89,9 @@ async def get_job(request: Request) -> Response:
     """Show one job, its effective settings and its last runs."""
     daemon = _daemon(request)
     job = daemon.job(request.path_params["job"])
-    runs = [describe_run(run) for run in daemon.history.runs(job=job.name, limit=5)]
-    return JSONResponse({**describe_job(daemon, job), "settings": job.describe(), "runs": runs})
+    problems = [each for each in describe_problems(daemon) if each["file"] == job.path]
+    described = describe_job(daemon, job, runs=5)
+    return JSONResponse({**described, "settings": job.describe(), "problems": problems})
 
 
 async def post_job_run(request: Request) -> Response:

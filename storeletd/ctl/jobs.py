@@ -19,7 +19,7 @@ from storeletd.ctl.formats import (
     escape,
 )
 from storeletd.ctl.invocation import Invocation, check_job, json_option, pass_invocation
-from storeletd.ctl.replies import Health, Job, JobDetails, Problem
+from storeletd.ctl.replies import Health, Job, Problem
 from storeletd.ctl.summaries import describe_run, describe_runs
 from storeletd.ctl.tables import Column, print_table
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["list_jobs", "reload", "show", "status"]
 
 _NOT_WELL = 3
+_SHOWN_RUNS = 3  # of each job, where all jobs are shown
 _INVALID = 78
 _AT_REST = ("idle", "waiting")
 _WELL = (None, "success", "skipped")  # last outcomes of a job that is well
@@ -106,8 +107,8 @@ def status(invocation: Invocation, job: str | None, as_json: bool) -> int:
 
 
 def _show_daemon_status(client: Client, as_json: bool) -> int:
-    health, answer = client.health(), client.jobs()
-    jobs = [client.job(job["name"]) for job in answer["jobs"]]
+    health, answer = client.health(), client.jobs(runs=_SHOWN_RUNS)
+    jobs = answer["jobs"]
     well = not answer["problems"] and all(_is_well(job) for job in jobs)
     if as_json:
         document = {"well": well, "health": health, "jobs": jobs, "problems": answer["problems"]}
@@ -125,11 +126,11 @@ def _show_job_status(client: Client, name: str, as_json: bool) -> int:
     except BrokenJobError as error:
         error.exit_code = _NOT_WELL  # it is there, but not well
         raise
-    problems = [each for each in client.jobs()["problems"] if each["file"] == job["path"]]
+    problems = job["problems"]
     last = client.run(job["runs"][0]["id"]) if job["runs"] else None
     well = not problems and _is_well(job)
     if as_json:
-        console.print_json({**job, "well": well, "last_run": last, "problems": problems})
+        console.print_json({**job, "well": well, "last_run": last})
         return 0 if well else _NOT_WELL
     print_all(_describe_job(job))
     print_all(_describe_problems(problems))
@@ -139,14 +140,14 @@ def _show_job_status(client: Client, name: str, as_json: bool) -> int:
     return 0 if well else _NOT_WELL
 
 
-def _is_well(job: JobDetails) -> bool:
+def _is_well(job: Job) -> bool:
     last = job["last_finished"]
     is_fine = job["problem"] is None and job["overdue_since"] is None
     return is_fine and (last is None or last["outcome"] in _WELL)
 
 
 def _describe_daemon(
-    health: Health, jobs: Sequence[JobDetails], problems: Sequence[Problem]
+    health: Health, jobs: Sequence[Job], problems: Sequence[Problem]
 ) -> Iterator[str]:
     up = datetime.now(UTC) - datetime.fromisoformat(health["started"])
     since = f"{describe_time(health['started'])} ({describe_span(up.total_seconds())})"
@@ -161,12 +162,12 @@ def _describe_daemon(
     for job in jobs:
         yield ""
         yield _describe_state(job)
-        for line in describe_runs(job["runs"][:3]):
+        for line in describe_runs(job["runs"]):
             yield f"  {line}"
     yield from _describe_problems(problems)
 
 
-def _describe_state(job: JobDetails) -> str:
+def _describe_state(job: Job) -> str:
     state = f"{escape(job['name'])}: {colour(job['state'])}"
     if job["paused"] and job["paused_until"]:
         state += f" until {describe_time(job['paused_until'])}"
@@ -183,7 +184,7 @@ def _describe_state(job: JobDetails) -> str:
     return state if job["runs"] else f"{state}, no run yet"
 
 
-def _describe_job(job: JobDetails) -> Iterator[str]:
+def _describe_job(job: Job) -> Iterator[str]:
     yield _describe_state(job)
     yield f"  file:      {escape(job['path'])}"
     yield f"  schedule:  {escape(', '.join(job['schedule']))} ({escape(job['timezone'])})"

@@ -135,16 +135,17 @@ class Job(TypedDict):
     last_finished: Run | None
     last_archive: Archive | None
     last_success: str | None
+    runs: list[Run]  # its last, as many as were asked for, newest first
 
 
 Setting = TypedDict("Setting", {"value": Any, "from": str})
 
 
 class JobDetails(Job):
-    """A loaded job with its settings and its last runs, newest first."""
+    """A loaded job with its settings and some runs."""
 
     settings: dict[str, Setting]
-    runs: list[Run]
+    problems: list[Problem]  # with its file
 
 
 class Jobs(TypedDict):
