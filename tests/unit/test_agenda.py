@@ -137,6 +137,7 @@ class Machine:
     def look(self) -> None:
         for job in self.agenda.find_due(self.now):
             self.decide(job)
+        self.states.write()
 
     def decide(self, job: Job) -> None:
         self.looks += 1
@@ -145,18 +146,21 @@ class Machine:
             waiting=len(self.active) > 1,
             is_ready=self.is_ready,
         )
+        is_waiting = False
         for decision in self.agenda.look(job, self.now, standing):
             self.see(job, decision)
             if decision.action == "wait":
                 if self.ready_at is None:
                     self.ready_at = self.elapsed + delay_of(job) + self.answers_after
             elif decision.action == "run":
-                self.forget_readiness()
                 self.begin(decision)
             else:
                 self.record(job.name, decision)
             if decision.due is not None:
                 self.states.advance(job.name, decision.due.last)
+            is_waiting = decision.action == "wait"
+        if not is_waiting:
+            self.forget_readiness()
 
     def see(self, job: Job, decision: Decision) -> None:
         """Fail where the decision is none that may be made."""

@@ -170,7 +170,9 @@ def test_all_or_nothing_is_written(path: Path) -> None:
         assert JobStates(database).get("a") is None
         with pytest.raises(HistoryError, match="no such table"):
             database.change("DELETE FROM nowhere")
-        JobStates(database).put(STATE)  # and no transaction is left open
+        states = JobStates(database)
+        states.put(STATE)
+        states.write()  # and no transaction is left open
         assert database.change("DELETE FROM job") == 1
 
 

@@ -44,8 +44,10 @@ def test_a_state_outlives_the_daemon(database: Database) -> None:
     assert states.get("web") is None
     for state in (STATE, replace(STATE, paused_until=None, overdue_since=None)):
         states.put(state)
+        states.write()
         assert states.get("web") == state == read(database)
     states.put(replace(STATE, name="\udcff"))  # of a file name that is no UTF-8
+    states.write()
     assert states.get("\udcff") is not None
 
 
@@ -74,6 +76,7 @@ def test_of_a_job_that_is_gone_only_its_pause_is_remembered(database: Database) 
     states.put(STATE)
     states.forget("web")
     states.forget("other")
+    states.write()
     forgotten = replace(STATE, schedule="", overdue_since=None)
     assert states.get("web") == read(database) == forgotten
     assert states.get("other") is None
@@ -91,8 +94,9 @@ def test_what_cannot_be_written_is_written_later(
         other.execute("BEGIN EXCLUSIVE")
         states.put(STATE)
         states.put(replace(STATE, name="other"))
+        states.write()
         assert states.get("web") == STATE
-        assert "The state of job web is not written yet: cannot use history" in caplog.text
+        assert "The states of 2 jobs (other, web) are not written yet: cannot" in caplog.text
         other.execute("ROLLBACK")
         assert read(database) is None
         states.write()

@@ -55,6 +55,7 @@ class Watching:
         """Look so many hours after noon; return what is said."""
         self.caplog.clear()
         self.watch.look([self.job], NOON + hours * HOUR)
+        self.states.write()
         return [record.getMessage() for record in self.caplog.records]
 
     def run(self, outcome: str, hours: float) -> None:
