@@ -53,7 +53,7 @@ _PASSED_OVER = (".*", "*~", "*.disabled", "*.dpkg-*", "*.rpm*", "*.swp")
 _SETTLED_NS = 2_000_000_000  # a file may change twice within one tick of its file system's clock
 
 _WAKE_MS = 100  # at most one wake-up in this time
-_LOOK_MS = 500  # between looks whether the directory is still the one that is watched
+_LOOK_MS = 1_000  # between looks whether the directory is still the one that is watched
 _ABSENT_SECONDS = 1.0  # between looks for a directory that is not there
 
 

@@ -205,6 +205,7 @@ class Server:
             log_config=None,
             access_log=False,
             backlog=AT_ONCE,
+            date_header=False,  # it would have to be made anew each second
             timeout_graceful_shutdown=SHUTDOWN_SECONDS,
         )
         self._server = _QuietServer(config)
@@ -220,7 +221,7 @@ class Server:
 
     async def stop(self) -> None:
         """Serve no more; event streams are ended within SHUTDOWN_SECONDS."""
-        self._server.should_exit = True
+        self._server.ending.set()
         for task in self._tasks[1:]:
             task.cancel()
         for task in self._tasks[:1]:
@@ -248,6 +249,7 @@ class _QuietServer(uvicorn.Server):
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
         self.ready = asyncio.Event()
+        self.ending = asyncio.Event()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Answer requests on these sockets from now on; connections of others go on."""
@@ -258,6 +260,11 @@ class _QuietServer(uvicorn.Server):
         for server in before:
             server.close()
         self.ready.set()
+
+    async def main_loop(self) -> None:
+        """Wait for the end; uvicorn's own looks for it ten times a second, day and night."""
+        await self.on_tick(0)
+        await self.ending.wait()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
