@@ -146,7 +146,9 @@ class Agenda:
             state = JobState(name=job.name, schedule=times, decided_until=now, known_since=now)
             self._states.put(state)
         elif not state.schedule:
-            state = replace(state, schedule=times, decided_until=now, known_since=now)
+            # The clock may have been set back while the file was away.
+            since = max(state.decided_until, now)
+            state = replace(state, schedule=times, decided_until=since, known_since=now)
             self._states.put(state)
         decided_until = sane_decided_until(state.decided_until, now)
         if decided_until != state.decided_until:
