@@ -16,9 +16,9 @@ from pathlib import Path
 from benchmarks.daemon import fill_history, write_jobs
 from storeletd.database import Database
 from storeletd.history import KEPT_RUNS, History
+from tests.clock import NIGHT, Clock, give_clock
 from tests.daemon.test_job_faults import DONE
-from tests.daemon.test_state_faults import give_clock, strike
-from tests.daemon.test_time import NIGHT, Clock
+from tests.daemon.test_state_faults import strike
 from tests.helpers import Daemon, wait_for
 
 

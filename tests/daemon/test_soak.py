@@ -21,10 +21,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.clock import LIBRARY, NIGHT, Clock, give_clock
 from tests.daemon.test_daemon import write_job
 from tests.daemon.test_job_faults import DONE
-from tests.daemon.test_state_faults import assert_history_is_whole, give_clock
-from tests.daemon.test_time import LIBRARY, NIGHT, Clock
+from tests.daemon.test_state_faults import assert_history_is_whole
 from tests.daemon.test_uploads import open_uploads
 from tests.helpers import Bucket, Daemon, wait_for
 from tests.proxy import Answer, Proxy, Request, error_answer

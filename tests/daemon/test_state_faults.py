@@ -21,9 +21,10 @@ from typing import Any
 import pytest
 
 from benchmarks.daemon import fill_history
+from tests.clock import DAY, NIGHT, Clock, give_clock
 from tests.daemon.test_daemon import SOON, jobs, run, started, write_job, write_yaml
 from tests.daemon.test_job_faults import DONE, TICKER, assert_no_due_time_is_lost, runs
-from tests.daemon.test_time import DAY, LIBRARY, NIGHT, Clock, brief
+from tests.daemon.test_time import brief
 from tests.daemon.test_uploads import open_uploads
 from tests.helpers import CLONE, Bucket, Daemon, wait_for
 from tests.proxy import Proxy, Request
@@ -36,20 +37,6 @@ def destination(tmp_path: Path) -> Path:
     path = tmp_path / "archives"
     path.mkdir()
     return path
-
-
-def give_clock(daemon: Daemon, clock: Clock) -> None:
-    """Let the daemon have that clock from its next start on; workers have the real one."""
-    if LIBRARY is None:
-        pytest.skip("no libfaketime here: apt install libfaketime")
-    daemon.environment |= {
-        "LD_PRELOAD": LIBRARY,
-        "FAKETIME_TIMESTAMP_FILE": str(clock.file),
-        "FAKETIME_NO_CACHE": "1",
-        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-        "NO_FAKE_STAT": "1",
-        "TZ": "UTC",
-    }
 
 
 def assert_history_is_whole(daemon: Daemon) -> None:

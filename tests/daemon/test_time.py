@@ -1,63 +1,26 @@
-"""The daemon and time: what is due while it is down, asleep, paused, or under a wrong clock.
-
-The clock is libfaketime's, which the daemon alone is given: its workers have the real one.
-"""
+"""The daemon and time: what is due while it is down, asleep, paused, or under a wrong clock."""
 
 from __future__ import annotations
 
-import glob
 import json
 import re
 import shutil
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.clock import DAY, NIGHT, Clock, give_clock
 from tests.helpers import Bucket, Daemon, wait_for
-
-# multiarch, or where Fedora and Arch have it
-PLACES = ("/usr/lib/*/faketime/libfaketime.so.1", "/usr/lib*/faketime/libfaketime.so.1")
-LIBRARY = next((path for place in PLACES for path in glob.glob(place)), None)
-NIGHT = datetime(2027, 3, 20, 2, 50, tzinfo=UTC)  # jobs here are due at three
-DAY = timedelta(days=1)
-
-
-@dataclass(frozen=True, slots=True)
-class Clock:
-    """The clock of a daemon, which goes on from where it is set."""
-
-    file: Path
-
-    def set(self, to: datetime) -> None:
-        """Show another time from now on."""
-        offset = to - datetime.now(UTC)
-        temporary = self.file.with_suffix(".new")
-        temporary.write_text(f"{offset.total_seconds():+.6f}\n")
-        temporary.rename(self.file)
-
-    def now(self) -> datetime:
-        """Return what it shows."""
-        return datetime.now(UTC) + timedelta(seconds=float(self.file.read_text()))
 
 
 @pytest.fixture
 def clock(daemon: Daemon, tmp_path: Path) -> Clock:
     """Start the daemon anew with a clock of its own, ten minutes before three at night."""
-    if LIBRARY is None:
-        pytest.skip("no libfaketime here: apt install libfaketime")
     clock = Clock(tmp_path / "clock")
     clock.set(NIGHT)
-    daemon.environment |= {
-        "LD_PRELOAD": LIBRARY,
-        "FAKETIME_TIMESTAMP_FILE": str(clock.file),
-        "FAKETIME_NO_CACHE": "1",
-        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-        "NO_FAKE_STAT": "1",
-        "TZ": "UTC",
-    }
+    give_clock(daemon, clock)
     daemon.stop()
     shutil.rmtree(daemon.state)
     daemon.start()
