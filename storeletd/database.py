@@ -140,7 +140,7 @@ class Database:
 
     def _keep_aside(self, error: sqlite3.Error) -> None:
         """Move the damaged database away and begin a new one. Raises HistoryError."""
-        aside = f"{self.path}.damaged-{datetime.now(UTC).strftime('%Y%m%dT%H%M%S.%fZ')}"
+        aside = f"{self.path}.damaged-{datetime.now(UTC).strftime('%Y%m%dT%H%M%S.%f')}"
         _log.error(
             "History %s is damaged (%s): it is kept as %s, and a new one begun; what it knew of"
             " earlier runs is shown no more",
