@@ -15,11 +15,13 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
 import tempfile
 import venv
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -383,9 +385,18 @@ def _run(python: Path, copy: Path, test: str) -> int:
     done = subprocess.run(
         command, cwd=copy, env=environment, capture_output=True, text=True, check=False
     )
+    _end_leftovers(copy)
     if done.returncode == 0 and not re.search(r"\d+ passed", done.stdout):
         return 5  # all skipped: that says nothing
     return done.returncode
+
+
+def _end_leftovers(copy: Path) -> None:
+    """End what a test of broken code left behind: a keeper that does not end, say."""
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if os.fsencode(copy) in (process / "cmdline").read_bytes():
+                os.kill(int(process.name), signal.SIGKILL)
 
 
 if __name__ == "__main__":
