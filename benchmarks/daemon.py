@@ -30,8 +30,9 @@ from benchmarks.measuring import read_text
 from benchmarks.table import name_machine
 from benchmarks.workplace import open_workplace
 from storeletd.database import Database
+from storeletd.events import SavedArchive
 from storeletd.history import KEPT_RUNS
-from storeletd.records import Run, to_row, to_text, to_texts
+from storeletd.records import Run, to_row, to_texts
 from storeletd.schedule import Due
 from tests.helpers import Daemon, wait_for
 
@@ -58,6 +59,13 @@ save:
 - directory: {destination}
 """
 _OUTPUT = [f"Added file “/srv/www/pages/page-{number}.html” to the archive" for number in range(10)]
+_ARCHIVE = SavedArchive(
+    url="s3://my-bucket/backups/web_20261124023000.zip",
+    bytes=1_000_000,
+    bytes_reused=900_000,
+    bytes_sent=100_000,
+    requests=7,
+)
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -208,7 +216,7 @@ def fill_history(state: Path, *, jobs: int, runs: int, days: tuple[int, int]) ->
                     queued_at=at,
                     begun_at=at,
                     finished_at=at + timedelta(minutes=3),
-                    message=to_text("nothing to say"),
+                    archives=(_ARCHIVE,),
                 )
                 row = {**to_row(run), "output": to_texts(_OUTPUT)}
                 names, marks = ", ".join(row), ", ".join("?" * len(row))

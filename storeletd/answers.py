@@ -86,6 +86,7 @@ def describe_job(daemon: Daemon, job: Job, *, runs: int = 0) -> dict[str, Any]:
     last_finished = _find(newest, lambda run: run.outcome is not None, history.last_finished)
     last_success = _find(newest, lambda run: run.outcome == "success", history.last_success)
     last_saved = _find(newest, lambda run: bool(run.archives), history.last_saved)
+    described = {run.id: describe_run(run) for run in (*newest, *active)}
     return {
         "name": job.name,
         "path": job.path,
@@ -95,11 +96,12 @@ def describe_job(daemon: Daemon, job: Job, *, runs: int = 0) -> dict[str, Any]:
         "timezone": str(job.settings.timezone),
         **_describe_times(daemon, job),
         "problem": "\n".join(problems) or None,
-        "last_run": last_run and describe_run(last_run),
-        "last_finished": last_finished and describe_run(last_finished),
+        "last_run": last_run and described[last_run.id],
+        "last_finished": last_finished
+        and (described.get(last_finished.id) or describe_run(last_finished)),
         "last_archive": last_saved and _describe_archive(last_saved.archives[-1]),
         "last_success": last_success and _iso(last_success.finished_at),
-        "runs": [describe_run(run) for run in newest[:runs]],
+        "runs": [described[run.id] for run in newest[:runs]],
     }
 
 
