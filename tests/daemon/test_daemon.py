@@ -410,10 +410,10 @@ def test_a_run_that_moves_bytes_or_waits_for_a_command_is_not_idle(
         "slow.yaml",
         f"""\
         schedule: manual
-        idle_timeout: 1s
+        idle_timeout: 4s
         include:
         - new_dir: a
-          run: "sleep 3; echo 1 > 1"
+          run: "sleep 6; echo 1 > 1"
         save:
         - directory: {destination}
         """,
@@ -424,11 +424,11 @@ def test_a_run_that_moves_bytes_or_waits_for_a_command_is_not_idle(
         "many.py",
         f"""\
         SCHEDULE = "manual"
-        IDLE_TIMEOUT = "1s"
+        IDLE_TIMEOUT = "4s"
         import time, storelet
         with storelet.ZipBackup("many") as backup:
-            for number in range(9):
-                time.sleep(0.4)
+            for number in range(10):
+                time.sleep(0.5)
                 with open("{tmp_path}/file", "w") as file:
                     file.write(str(number))
                 backup.include_file("{tmp_path}/file", name=str(number))

@@ -341,7 +341,9 @@ class Lives(RuleBasedStateMachine):
             return
         times = (job.settings.schedule, job.settings.timezone)
         if self.in_force is None:
-            self.in_force, self.since = times, now
+            state = self.machine.states.get("web")  # of a job that was removed
+            was_ahead = state is not None and now < state.decided_until <= now + AHEAD
+            self.in_force, self.since = times, state.decided_until if was_ahead and state else now
             return
         decided_until = self.machine.state.decided_until
         if decided_until - now > AHEAD:
