@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["list_jobs", "reload", "show", "status"]
 
 _NOT_WELL = 3
-_SHOWN_RUNS = 3  # of each job, where all jobs are shown
+_SHOWN_RUNS = 1  # of each job, where all are shown
 _INVALID = 78
 _AT_REST = ("idle", "waiting")
 _WELL = (None, "success", "skipped")  # last outcomes of a job that is well
