@@ -74,8 +74,7 @@ def test_a_thousand_jobs_and_a_hundred_thousand_runs_are_all_there(daemon: Daemo
     assert [job["name"] for job in status["jobs"]] == names
     newest = 1_000_000 + 99_000
     for number, job in enumerate(status["jobs"]):
-        ids = [newest + number - back for back in (0, 1_000, 2_000)]
-        assert [run["id"] for run in job["runs"]] == ids
+        assert [run["id"] for run in job["runs"]] == [newest + number]
         assert job["last_run"] == job["last_finished"] == job["runs"][0]
     history = json.loads(daemon.ctl("history", "--json").stdout)
     found = [run["id"] for run in (history if isinstance(history, list) else history["runs"])]

@@ -143,7 +143,7 @@ def kill_uploading(daemon: Daemon, tmp_path: Path, going: Path, gate: Gate) -> N
     going.touch()
     gate.close("UploadPart")
     strike(daemon, tmp_path)
-    assert gate.reached.wait(60)
+    assert gate.reached.wait(60), daemon.log()
     daemon.kill()
 
 
@@ -151,7 +151,7 @@ def kill_completing(daemon: Daemon, tmp_path: Path, going: Path, gate: Gate) -> 
     going.touch()
     gate.close("CompleteMultipartUpload")
     strike(daemon, tmp_path)
-    assert gate.reached.wait(60)
+    assert gate.reached.wait(60), daemon.log()
     daemon.kill()
 
 
@@ -160,7 +160,7 @@ def kill_after_complete(daemon: Daemon, tmp_path: Path, going: Path, gate: Gate)
     going.touch()
     gate.close("CompleteMultipartUpload")
     strike(daemon, tmp_path)
-    assert gate.reached.wait(60)
+    assert gate.reached.wait(60), daemon.log()
     daemon.process.send_signal(signal.SIGSTOP)
     gate.open()
     wait_for(lambda: not daemon.processes(), seconds=20, what="the worker's end")
