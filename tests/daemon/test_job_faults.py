@@ -40,7 +40,8 @@ def destination(tmp_path: Path) -> Path:
 
 def runs(daemon: Daemon, job: str) -> list[dict[str, Any]]:
     """Return the runs of a job, the oldest first."""
-    found: list[dict[str, Any]] = daemon.request("GET", f"/runs?job={job}&limit=1000")[1]["runs"]
+    answer = daemon.request("GET", f"/runs?job={job}&limit=1000")[1]  # an error: none, and no job
+    found: list[dict[str, Any]] = answer.get("runs", [])
     return found[::-1]
 
 
