@@ -116,21 +116,13 @@ class History:
     def close_unfinished(self, *, now: datetime) -> tuple[Run, ...]:
         """Close the rows of runs that a daemon left open when it died: they are lost.
 
-        Each is owed once more, but where somebody who knows of it started it by hand, or where
-        that repeated a lost run already.
+        Each is owed once more, where it is at all.
         """
+        lost = [_lose(run, now) for run in self._runs("WHERE state <> 'finished' ORDER BY id")]
         with self._database.transaction() as database:
-            opened = self._database.rows("SELECT id FROM run WHERE state <> 'finished' ORDER BY id")
-            database.execute(
-                "UPDATE run SET state = 'finished', outcome = 'lost', exit_code = ?1,"
-                " finished_at = ?2, message = iif(state = 'queued',"
-                " 'storeletd died before it began', 'storeletd died under it'),"
-                " hint = 'storeletctl run-now ' || job,"
-                " retry_at = iif(cause = 'manual' OR (cause = 'catch-up' AND repeats), NULL, ?2)"
-                " WHERE state <> 'finished'",
-                (EXIT_CODES["lost"], to_number(now)),
-            )
-            return tuple(self._get(row["id"]) for row in opened)
+            for run in lost:
+                self._write_in(database, run)
+        return tuple(lost)
 
     def run(self, run_id: int) -> Run | None:
         """Return a run."""
@@ -141,10 +133,6 @@ class History:
         if job is None:
             return self._runs("ORDER BY id DESC LIMIT ?", limit)
         return self._runs("WHERE job = ? ORDER BY id DESC LIMIT ?", job, limit)
-
-    def last_run(self, job: str) -> Run | None:
-        """Return the job's newest run."""
-        return self._last(job, "TRUE")
 
     def last_finished(self, job: str) -> Run | None:
         """Return the job's newest run that has an outcome."""
@@ -288,12 +276,21 @@ class History:
         found = self._runs(f"WHERE job = ? AND {condition} ORDER BY id DESC LIMIT 1", job)
         return next(iter(found), None)
 
-    def _get(self, run_id: int) -> Run:
-        run = self.run(run_id)
-        if run is None:
-            raise HistoryError(f"run {run_id} is not in history {self.path}")
-        return run
-
     def _runs(self, which: str, *values: object) -> tuple[Run, ...]:
         statement = f"SELECT {', '.join(COLUMNS)} FROM run {which}"  # noqa: S608 - ours alone
         return tuple(map(to_run, self._database.rows(statement, *values)))
+
+
+def _lose(run: Run, now: datetime) -> Run:
+    """Return a run as it is when a daemon has died under it, or before it began."""
+    when = "before it began" if run.state == "queued" else "under it"
+    return replace(
+        run,
+        state="finished",
+        outcome="lost",
+        exit_code=EXIT_CODES["lost"],
+        finished_at=now,
+        message=f"storeletd died {when}",
+        hint=f"storeletctl run-now {run.job}",
+        retry_at=now if run.is_owed_when_cut_short else None,
+    )

@@ -72,6 +72,15 @@ class Run:
     retry_at: datetime | None = None  # it is to be repeated, not before then
 
     @property
+    def is_owed_when_cut_short(self) -> bool:
+        """Whether it is to be repeated where the daemon ends under it.
+
+        Who started it by hand knows of it, and one that makes up for such an end is the last.
+        """
+        makes_up = self.cause == "catch-up" and self.repeats is not None
+        return self.cause != "manual" and not makes_up
+
+    @property
     def files_seen(self) -> int:
         """What was found in the sources, whatever became of it."""
         return self.files + self.reused + self.skipped

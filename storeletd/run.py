@@ -198,9 +198,8 @@ class ActiveRun:
         """
         if not ended.is_temporary or self.run.cause == "manual":
             return None
-        if ended.outcome == "cancelled":  # by the end of the daemon: the next one repeats it, once
-            is_repeated = self.run.cause == "catch-up" and self.run.repeats is not None
-            return None if is_repeated else now
+        if ended.outcome == "cancelled":  # by the end of the daemon: the next one repeats it
+            return now if self.run.is_owed_when_cut_short else None
         settings = self.job.settings
         return find_retry(
             retries=settings.retries,

@@ -210,22 +210,23 @@ class Server:
         )
         self._server = _QuietServer(config)
         self._listener = listener
-        self._tasks: list[asyncio.Task[None]] = []
+        self._serving: asyncio.Task[None] | None = None
+        self._keeping: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Serve from now on."""
         serving = self._server.serve(sockets=[self._listener.socket])
-        self._tasks = [asyncio.create_task(serving, name="control socket")]
+        self._serving = asyncio.create_task(serving, name="control socket")
         await self._server.ready.wait()
-        self._tasks.append(asyncio.create_task(self._keep_place(), name="keep the socket's place"))
+        self._keeping = asyncio.create_task(self._keep_place(), name="keep the socket's place")
 
     async def stop(self) -> None:
         """Serve no more; event streams are ended within SHUTDOWN_SECONDS."""
         self._server.ending.set()
-        for task in self._tasks[1:]:
-            task.cancel()
-        for task in self._tasks[:1]:
-            await task
+        if self._keeping is not None:
+            self._keeping.cancel()
+        if self._serving is not None:
+            await self._serving
 
     async def _keep_place(self) -> None:
         """Serve on another socket when somebody has removed this one."""

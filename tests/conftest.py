@@ -146,6 +146,14 @@ def job_dir(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def destination(tmp_path: Path) -> Path:
+    """Make an empty directory for archives."""
+    path = tmp_path / "archives"
+    path.mkdir()
+    return path
+
+
+@pytest.fixture
 def daemon(tmp_path: Path, job_dir: Path) -> Iterator[Daemon]:
     """Run a storeletd; in the end it must stop well and leave no process behind."""
     # A socket's path has at most 107 bytes: tmp_path, with the test's name, may be too long.

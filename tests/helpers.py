@@ -178,13 +178,18 @@ class Daemon:
 
     def request(self, method: str, path: str, body: str | None = None) -> tuple[int, Any]:
         """Speak HTTP with it; return the status and the JSON of the answer."""
+        status, text = self.ask(method, path, body)
+        return status, json.loads(text)
+
+    def ask(self, method: str, path: str, body: str | None = None) -> tuple[int, str]:
+        """Speak HTTP with it; return the status and the text of the answer."""
         connection = http.client.HTTPConnection("localhost", timeout=30)
         connection.sock = socket.socket(socket.AF_UNIX)
         try:
             connection.sock.connect(str(self.socket))
             connection.request(method, path, body)
             answer = connection.getresponse()
-            return answer.status, json.load(answer)
+            return answer.status, answer.read().decode()
         finally:
             connection.close()
 

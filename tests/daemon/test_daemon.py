@@ -25,13 +25,6 @@ from tests.helpers import CLONE, Bucket, Daemon, wait_for
 SOON = 5.0
 
 
-@pytest.fixture
-def destination(tmp_path: Path) -> Path:
-    path = tmp_path / "archives"
-    path.mkdir()
-    return path
-
-
 def write_job(daemon: Daemon, name: str, text: str) -> Path:
     """Drop a job file as an editor does: under another name first."""
     path = daemon.jobs / name

@@ -31,13 +31,6 @@ TICKER = f'SCHEDULE = "every 1s"\nOVERLAP = "queue"\n{DONE}'
 IDLER = f'SCHEDULE = "manual"\n{DONE}'
 
 
-@pytest.fixture
-def destination(tmp_path: Path) -> Path:
-    path = tmp_path / "archives"
-    path.mkdir()
-    return path
-
-
 def runs(daemon: Daemon, job: str) -> list[dict[str, Any]]:
     """Return the runs of a job, the oldest first."""
     answer = daemon.request("GET", f"/runs?job={job}&limit=1000")[1]  # an error: none, and no job

@@ -32,13 +32,6 @@ from tests.proxy import Proxy, Request
 HISTORY = "history.sqlite"
 
 
-@pytest.fixture
-def destination(tmp_path: Path) -> Path:
-    path = tmp_path / "archives"
-    path.mkdir()
-    return path
-
-
 def assert_history_is_whole(daemon: Daemon) -> None:
     with closing(sqlite3.connect(daemon.state / HISTORY)) as database:
         assert database.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
@@ -140,28 +133,27 @@ def kill_including(daemon: Daemon, tmp_path: Path, _going: Path, _gate: Gate) ->
     daemon.kill()
 
 
-def kill_uploading(daemon: Daemon, tmp_path: Path, going: Path, gate: Gate) -> None:
+def run_up_to(daemon: Daemon, tmp_path: Path, going: Path, gate: Gate, action: str) -> None:
+    """Let the night's run come to one action of S3, and no further."""
     going.touch()
-    gate.close("UploadPart")
+    gate.close(action)
     strike(daemon, tmp_path)
     assert gate.reached.wait(60), daemon.log()
+
+
+def kill_uploading(daemon: Daemon, tmp_path: Path, going: Path, gate: Gate) -> None:
+    run_up_to(daemon, tmp_path, going, gate, "UploadPart")
     daemon.kill()
 
 
 def kill_completing(daemon: Daemon, tmp_path: Path, going: Path, gate: Gate) -> None:
-    going.touch()
-    gate.close("CompleteMultipartUpload")
-    strike(daemon, tmp_path)
-    assert gate.reached.wait(60), daemon.log()
+    run_up_to(daemon, tmp_path, going, gate, "CompleteMultipartUpload")
     daemon.kill()
 
 
 def kill_after_complete(daemon: Daemon, tmp_path: Path, going: Path, gate: Gate) -> None:
     """The worker has done its work and said so, but the daemon has not heard it."""
-    going.touch()
-    gate.close("CompleteMultipartUpload")
-    strike(daemon, tmp_path)
-    assert gate.reached.wait(60), daemon.log()
+    run_up_to(daemon, tmp_path, going, gate, "CompleteMultipartUpload")
     daemon.process.send_signal(signal.SIGSTOP)
     gate.open()
     wait_for(lambda: not daemon.processes(), seconds=20, what="the worker's end")

@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 
 from tests.clock import DAY, NIGHT, Clock, give_clock
-from tests.helpers import Bucket, Daemon, wait_for
+from tests.helpers import ACCESS_KEY, SECRET_KEY, Bucket, Daemon, wait_for
+
+NOWHERE = "http://127.0.0.1:9"  # discard: nobody listens there
 
 
 @pytest.fixture
@@ -35,6 +37,18 @@ def write_job(
     path = daemon.jobs / f"{name}.yaml"
     path.write_text(
         f"{schedule}{more}include:\n- directory: {tree}\nsave:\n- directory: {destination}\n"
+    )
+    path.chmod(0o600)
+    daemon.ctl("reload")
+
+
+def write_s3_job(daemon: Daemon, tree: Path, bucket: str, endpoint: str, more: str = "") -> None:
+    """Write the same with a bucket as its destination."""
+    path = daemon.jobs / "web.yaml"
+    path.write_text(
+        f'schedule: "0 3 * * *"\n{more}include:\n- directory: {tree}\nsave:\n- s3: {bucket}\n'
+        f"  endpoint_url: {endpoint}\n  access_key: {ACCESS_KEY}\n"
+        f"  secret_key: {SECRET_KEY}\n  region_name: us-east-1\n"
     )
     path.chmod(0o600)
     daemon.ctl("reload")
@@ -73,13 +87,6 @@ def finished(
 
 def brief(run: dict[str, Any]) -> tuple[str, str, int]:
     return run["cause"], run["outcome"], run["due"]["count"] if run["due"] else 0
-
-
-@pytest.fixture
-def destination(tmp_path: Path) -> Path:
-    path = tmp_path / "archives"
-    path.mkdir()
-    return path
 
 
 def restart(daemon: Daemon, clock: Clock, at: datetime) -> None:
@@ -205,12 +212,7 @@ def test_a_catch_up_waits_for_its_destination_and_no_run_fails_meanwhile(
 def test_a_catch_up_waits_for_a_store_that_does_not_answer(
     daemon: Daemon, clock: Clock, tree: Path, tmp_path: Path
 ) -> None:
-    write_job(daemon, tree, tmp_path)
-    path = daemon.jobs / "web.yaml"
-    path.write_text(
-        f'schedule: "0 3 * * *"\ninclude:\n- directory: {tree}\nsave:\n- s3: my-bucket\n'
-        "  endpoint_url: http://127.0.0.1:9\n  access_key: a\n  secret_key: b\n"
-    )
+    write_s3_job(daemon, tree, "my-bucket", NOWHERE)
     restart(daemon, clock, NIGHT + DAY)
     wait_for(lambda: "cannot reach" in (job(daemon)["waits_for"] or ""), seconds=40, what="why")
     assert runs(daemon) == []
@@ -320,14 +322,7 @@ def test_without_catch_up_a_lost_run_stays_lost(daemon: Daemon, clock: Clock) ->
 def test_what_may_pass_is_tried_again_so_often_and_then_no_more(
     daemon: Daemon, clock: Clock, tree: Path, tmp_path: Path
 ) -> None:
-    path = daemon.jobs / "web.yaml"
-    path.write_text(
-        'schedule: "0 3 * * *"\nretries: 2\nretry_wait: 1s\n'
-        f"include:\n- directory: {tree}\nsave:\n- s3: my-bucket\n"
-        "  endpoint_url: http://127.0.0.1:9\n  access_key: a\n  secret_key: b\n"
-    )
-    path.chmod(0o600)
-    daemon.ctl("reload")
+    write_s3_job(daemon, tree, "my-bucket", NOWHERE, "retries: 2\nretry_wait: 1s\n")
     strike_three(daemon, clock)
     first, second, third = finished(daemon, 3, seconds=90)
     assert brief(first) == ("schedule", "failed", 1)
@@ -346,19 +341,10 @@ def test_what_may_pass_is_tried_again_so_often_and_then_no_more(
 def test_a_retry_survives_a_restart(
     daemon: Daemon, clock: Clock, tree: Path, s3_server: Bucket
 ) -> None:
-    path = daemon.jobs / "web.yaml"
-    text = (
-        'schedule: "0 3 * * *"\nretry_wait: 1h\n'
-        f"include:\n- directory: {tree}\nsave:\n- s3: {s3_server.name}\n"
-        f"  endpoint_url: ENDPOINT\n  access_key: {s3_server.access_key}\n"
-        f"  secret_key: {s3_server.secret_key}\n  region_name: us-east-1\n"
-    )
-    path.write_text(text.replace("ENDPOINT", "http://127.0.0.1:9"))
-    path.chmod(0o600)
-    daemon.ctl("reload")
+    write_s3_job(daemon, tree, s3_server.name, NOWHERE, "retry_wait: 1h\n")
     strike_three(daemon, clock)
     finished(daemon, 1, seconds=60)
-    path.write_text(text.replace("ENDPOINT", str(s3_server.endpoint)))
+    write_s3_job(daemon, tree, s3_server.name, str(s3_server.endpoint), "retry_wait: 1h\n")
     restart(daemon, clock, clock.now() + timedelta(minutes=30))
     assert job(daemon)["state"] == "idle"
     clock.set(clock.now() + timedelta(minutes=31))
@@ -450,17 +436,7 @@ def test_an_overdue_job_is_said_once_and_so_is_its_recovery(
 
 
 def metrics(daemon: Daemon) -> str:
-    import http.client
-    import socket
-
-    connection = http.client.HTTPConnection("localhost", timeout=30)
-    connection.sock = socket.socket(socket.AF_UNIX)
-    connection.sock.connect(str(daemon.socket))
-    connection.request("GET", "/metrics")
-    try:
-        return connection.getresponse().read().decode()
-    finally:
-        connection.close()
+    return daemon.ask("GET", "/metrics")[1]
 
 
 # A clock that is wrong
