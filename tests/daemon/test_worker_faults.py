@@ -11,12 +11,10 @@ from typing import Any
 
 import pytest
 
-from tests.daemon.test_daemon import destination, finished, jobs, run, started, write_job
+from tests.daemon.test_daemon import finished, jobs, run, started, write_job
 from tests.daemon.test_uploads import open_uploads, remembered, write_yaml
 from tests.helpers import Bucket, Daemon, wait_for
 from tests.proxy import Proxy
-
-__all__ = ["destination"]  # a fixture, of this module too
 
 SAVE = """\
 import atexit, ctypes, io, logging, os, resource, signal, subprocess, sys, threading, time
