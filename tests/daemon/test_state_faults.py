@@ -415,6 +415,7 @@ def test_a_history_that_is_spoiled_while_the_daemon_runs_costs_no_run_no_pause_a
     after = run(daemon, "web")
     assert after["outcome"] == "success"
     assert after["id"] > before["id"]
+    wait_for(lambda: due_runs(daemon, "tick"), what="a due run in the new history")
     (daemon.jobs / "tick.py").unlink()
     wait_for(lambda: "tick" not in jobs(daemon), seconds=SOON, what="an end of the job")
     wait_for(lambda: runs(daemon, "long"), seconds=20, what="the long run's row")
@@ -425,10 +426,14 @@ def test_a_history_that_is_spoiled_while_the_daemon_runs_costs_no_run_no_pause_a
     assert [(each["id"], each["exit_code"]) for each in runs(daemon, "long")] == [(long, 75)]
     assert jobs(daemon)["held"]["paused"]
     assert [each["id"] for each in runs(daemon, "web")] == [after["id"]]
-    new = [each for each in runs(daemon, "tick") if each["due"]]
+    new = due_runs(daemon, "tick")
     assert_no_due_time_is_lost(new)
     # Some rows may have been in both: what counts is that nothing is between them.
     assert new[0]["due"]["first"] <= next_second(old[-1]["due"]["last"])
+
+
+def due_runs(daemon: Daemon, job: str) -> list[dict[str, Any]]:
+    return [each for each in runs(daemon, job) if each["due"]]
 
 
 def next_second(text: str) -> str:
