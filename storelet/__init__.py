@@ -6,10 +6,14 @@ from storelet.destination.directory import Directory
 from storelet.destination.s3 import S3
 from storelet.errors import (
     ArchiveExistsError,
+    ArchiveMissingError,
     CredentialsError,
+    DamagedArchiveError,
     DestinationError,
     DestinationMissingError,
+    MemberMissingError,
     PermissionDeniedError,
+    RestoreError,
     SourceError,
     SourceMissingError,
     StoreletError,
@@ -26,6 +30,8 @@ from storelet.observer import (
     NotReused,
     Observer,
     Passed,
+    Refused,
+    Restored,
     Reused,
     Saved,
     Skipped,
@@ -34,6 +40,9 @@ from storelet.observer import (
     UploadOpened,
     observe,
 )
+from storelet.restore.extraction import Unpacked
+from storelet.restore.listing import StoredMember
+from storelet.restore.opened import OpenedArchive, open_archive
 from storelet.source import never_include
 
 __all__ = [
@@ -42,26 +51,35 @@ __all__ = [
     "AbandonedUpload",
     "Added",
     "ArchiveExistsError",
+    "ArchiveMissingError",
     "CredentialsError",
+    "DamagedArchiveError",
     "DestinationError",
     "DestinationMissingError",
     "Directory",
     "Event",
     "Figures",
     "Filling",
+    "MemberMissingError",
     "Moved",
     "NewDirectory",
     "NotReused",
     "Observer",
+    "OpenedArchive",
     "Passed",
     "PermissionDeniedError",
+    "Refused",
+    "RestoreError",
+    "Restored",
     "Reused",
     "Saved",
     "Skipped",
     "SourceError",
     "SourceMissingError",
+    "StoredMember",
     "StoreletError",
     "Truncated",
+    "Unpacked",
     "UploadEnded",
     "UploadOpened",
     "UsageError",
@@ -70,5 +88,6 @@ __all__ = [
     "join_errors",
     "never_include",
     "observe",
+    "open_archive",
     "setup_logging",
 ]

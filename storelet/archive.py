@@ -110,7 +110,7 @@ def write_members(
     with ExitStack() as stack:
         answered: Iterable[tuple[Piece, Answer | None]] = ((each, None) for each in first)
         if cost > _LITTLE_BYTES:
-            crew = stack.enter_context(Crew(compression))
+            crew = stack.enter_context(Crew("storelet.packer", compression))
             answered = crew.pack((each, _task(each)) for each in chain(first, rest))
         for piece, answer in answered:
             layouts = [each for each in piece.layouts if each.is_open]

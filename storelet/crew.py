@@ -1,9 +1,9 @@
-"""The crew: helper processes that pack batches of small files on all cores.
+"""The crew: helper processes that do batches of small files on all cores.
 
-A helper is `python -m storelet.packer`, so a script needs no `__main__` guard. Task and answer lie
-in memory that both have mapped, in one of SLOTS slots; over a pair of sockets goes only which
-slot, and how much. A batch is given out when a slot is free, so memory is bounded by SLOTS times
-SLOT_BYTES for each helper, and answers come back in the order of the batches.
+A helper is `python -m` of a module that calls `serve`, so a script needs no `__main__` guard. Task
+and answer lie in memory that both have mapped, in one of SLOTS slots; over a pair of sockets goes
+only which slot, and how much. A batch is given out when a slot is free, so memory is bounded by
+SLOTS times SLOT_BYTES for each helper, and answers come back in the order of the batches.
 
 Helpers end when their socket does: nothing of a crew outlives the process that has it.
 """
@@ -14,25 +14,28 @@ import logging
 import marshal
 import mmap
 import os
+import signal
 import socket
 import struct
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, NamedTuple, TypeVar
 
-from storelet.deflate import Compression, count_cores
+from storelet.deflate import count_cores
 from storelet.errors import StoreletError
 
-__all__ = ["ANSWER", "SLOT_BYTES", "TASK", "Answer", "Crew"]
+__all__ = ["Answer", "Crew", "serve"]
 
 SLOTS = 4  # of a helper: one is written out, one is being packed, two more keep both busy
 SLOT_BYTES = 4 << 20
-TASK = struct.Struct("<LL")  # slot, bytes of the marshalled batch in it
-ANSWER = struct.Struct("<LLLL")  # slot, then bytes of data, catalogue and marshalled outcomes in it
+_TASK = struct.Struct("<LL")  # slot, bytes of the marshalled batch in it
+_ANSWER = struct.Struct(
+    "<LLLL"
+)  # slot, then bytes of data, catalogue and marshalled outcomes in it
 
 
 _log = logging.getLogger("storelet")
@@ -51,18 +54,19 @@ class Answer(NamedTuple):
 class Crew:
     """Helpers for one archive; a context manager that starts and ends them.
 
-    Where none can be started, nothing is packed by them.
+    A helper is `module` with the numbers of its socket and memory and then `arguments`; it has
+    `descriptors` open, too. Where none can be started, nothing is packed by them.
     """
 
-    def __init__(self, compression: Compression) -> None:
-        self._compression: Compression = compression
+    def __init__(self, module: str, *arguments: str, descriptors: Sequence[int] = ()) -> None:
+        self._command = (module, arguments, tuple(descriptors))
         self._helpers: list[_Helper] = []
 
     def __enter__(self) -> Crew:
         """Start a helper for each core."""
         try:
             for _ in range(count_cores()):
-                self._helpers.append(_Helper(self._compression))
+                self._helpers.append(_Helper(*self._command))
         except (OSError, AttributeError) as error:  # memfd_create is Linux's
             _log.warning("No helper process can be started, so one core does it all: %s", error)
         return self
@@ -82,13 +86,13 @@ class Crew:
     ) -> Iterator[tuple[Piece, Answer | None]]:
         """Yield each piece of work with the answer to its batch, in order.
 
-        A piece is anything, with a batch as marshal writes it. Without a batch, or where what
-        a batch packs to is larger than a slot, the answer is None. Raises StoreletError when a
+        A piece is anything, with a batch as marshal writes it. Without a batch, or where it or what
+        it packs to is larger than a slot, the answer is None. Raises StoreletError when a
         helper dies.
         """
         waiting: deque[tuple[Any, _Helper | None]] = deque()
         for piece, batch in work:
-            if batch is None or not self._helpers:
+            if batch is None or len(batch) > SLOT_BYTES or not self._helpers:
                 if not waiting:
                     yield piece, None
                     continue
@@ -112,7 +116,7 @@ class Crew:
 class _Helper:
     """One helper process and the memory shared with it."""
 
-    def __init__(self, compression: Compression) -> None:
+    def __init__(self, module: str, arguments: Sequence[str], descriptors: tuple[int, ...]) -> None:
         self.free = deque(range(SLOTS))
         with ExitStack() as theirs:
             memory = os.memfd_create("storelet")
@@ -121,15 +125,16 @@ class _Helper:
             self._memory = memoryview(mmap.mmap(memory, SLOTS * SLOT_BYTES))
             self._socket, other = socket.socketpair()
             theirs.enter_context(other)
-            self._process = self._start(compression, other.fileno(), memory)
+            ours = (other.fileno(), memory)
+            command = [module, *map(str, ours), *arguments]
+            self._process = self._start(command, (*ours, *descriptors))
 
-    def _start(self, compression: Compression, *descriptors: int) -> subprocess.Popen[bytes]:
+    def _start(self, command: Sequence[str], descriptors: Sequence[int]) -> subprocess.Popen[bytes]:
         # What can be imported here can be imported there, wherever Storelet lies.
         path = os.pathsep.join(each or os.getcwd() for each in sys.path)
-        command = [sys.executable, "-P", "-m", "storelet.packer", *map(str, descriptors)]
         try:
             return subprocess.Popen(
-                [*command, compression],
+                [sys.executable, "-P", "-m", *command],
                 env={**os.environ, "PYTHONPATH": path},
                 stdin=subprocess.DEVNULL,
                 pass_fds=descriptors,
@@ -144,19 +149,19 @@ class _Helper:
         start = slot * SLOT_BYTES
         self._memory[start : start + len(batch)] = batch
         try:
-            self._socket.sendall(TASK.pack(slot, len(batch)))
+            self._socket.sendall(_TASK.pack(slot, len(batch)))
         except OSError as error:
             raise self._died() from error
 
     def take(self) -> Iterator[Answer | None]:
         """Yield the answer to the oldest batch that was given out; then its slot is free."""
         try:
-            message = self._socket.recv(ANSWER.size, socket.MSG_WAITALL)
+            message = self._socket.recv(_ANSWER.size, socket.MSG_WAITALL)
         except OSError as error:
             raise self._died() from error
-        if len(message) < ANSWER.size:
+        if len(message) < _ANSWER.size:
             raise self._died()
-        slot, data, central, outcomes = ANSWER.unpack(message)
+        slot, data, central, outcomes = _ANSWER.unpack(message)
         if not outcomes:
             yield None
         else:
@@ -178,6 +183,24 @@ class _Helper:
         return StoreletError(
             f"a helper process ended with status {status}", hint="did memory run out? see dmesg"
         )
+
+
+def serve(
+    descriptor: int, memory_descriptor: int, work: Callable[[memoryview, int], tuple[int, int, int]]
+) -> None:
+    """Do, in a helper, what it is given until its socket ends.
+
+    `work` is given a slot and how many bytes of it are a task; it writes the answer there and
+    returns the lengths of its parts, zeros where it does not fit.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that has us decides
+    logging.disable(logging.CRITICAL)  # it says what there is to say
+    memory = memoryview(mmap.mmap(memory_descriptor, 0))
+    with socket.socket(fileno=descriptor) as tasks:
+        while len(task := tasks.recv(_TASK.size, socket.MSG_WAITALL)) == _TASK.size:
+            slot, size = _TASK.unpack(task)
+            room = memory[slot * SLOT_BYTES : (slot + 1) * SLOT_BYTES]
+            tasks.sendall(_ANSWER.pack(slot, *work(room, size)))
 
 
 def _take(waiting: deque[tuple[Any, _Helper | None]]) -> Iterator[tuple[Any, Answer | None]]:

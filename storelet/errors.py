@@ -1,9 +1,13 @@
 """The errors Storelet raises, each with a hint and an exit code.
 
-    StoreletError                     1    anything that ends a backup
+    StoreletError                     1    anything that ends a backup or a restore
     ├── SourceError                   1    what was to be included cannot be walked
     │   └── SourceMissingError        1    it is not there
     ├── UsageError                    2    a call that cannot mean anything
+    ├── RestoreError                  1    the target cannot be written
+    ├── DamagedArchiveError           1    what is in an archive is not what it should be
+    ├── ArchiveMissingError           4    no such archive
+    ├── MemberMissingError            4    no such member in an archive
     └── DestinationError              1    the archive cannot be written or kept
         ├── DestinationMissingError  10    no such bucket or directory
         ├── CredentialsError         12    no key, a wrong key
@@ -22,10 +26,14 @@ from collections.abc import Sequence
 
 __all__ = [
     "ArchiveExistsError",
+    "ArchiveMissingError",
     "CredentialsError",
+    "DamagedArchiveError",
     "DestinationError",
     "DestinationMissingError",
+    "MemberMissingError",
     "PermissionDeniedError",
+    "RestoreError",
     "SourceError",
     "SourceMissingError",
     "StoreletError",
@@ -61,6 +69,26 @@ class UsageError(StoreletError, ValueError):
     """An argument that cannot mean anything, such as a name that leads out of the archive."""
 
     exit_code = 2
+
+
+class RestoreError(StoreletError):
+    """Nothing more can be written where members are restored to, such as on a full disk."""
+
+
+class DamagedArchiveError(StoreletError):
+    """A member cannot be read back as it was, or the archive has no catalogue."""
+
+
+class ArchiveMissingError(StoreletError, FileNotFoundError):
+    """There is no such archive."""
+
+    exit_code = 4
+
+
+class MemberMissingError(StoreletError, LookupError):
+    """An archive has no such member."""
+
+    exit_code = 4
 
 
 class DestinationError(StoreletError):

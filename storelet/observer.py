@@ -30,6 +30,8 @@ __all__ = [
     "NotReused",
     "Observer",
     "Passed",
+    "Refused",
+    "Restored",
     "Reused",
     "Saved",
     "Skipped",
@@ -151,6 +153,23 @@ class Saved:
     requests: int = 0  # to the destination for it; a directory has none
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Restored:
+    """A file or link was restored, or, where nothing is written, its content is right."""
+
+    path: str  # in the target
+    member: str
+    bytes: int  # of its content
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refused:
+    """A member that was wanted was not restored, or is not right."""
+
+    member: str
+    reason: str
+
+
 Event = (
     Added
     | Skipped
@@ -163,6 +182,8 @@ Event = (
     | UploadOpened
     | UploadEnded
     | Saved
+    | Restored
+    | Refused
 )
 Observer = Callable[[Event], None]
 
@@ -258,6 +279,10 @@ def _log_event(event: Event) -> None:
             _log.debug("Began multipart upload %s of %s", upload_id, _printable(key))
         case UploadEnded(upload_id=upload_id):
             _log.debug("Ended multipart upload %s", upload_id)
+        case Restored(path=path):
+            _files_log.info("Restored file %s", _printable(path))
+        case Refused(member=member, reason=reason):
+            _log.warning("Not restored: %s: %s", _printable(member), reason)
         case Saved(url=url, destination=destination, bytes=size):
             _log.info("Saved %s to %s (%d bytes)", _printable(url), _printable(destination), size)
 

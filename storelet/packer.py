@@ -8,16 +8,12 @@ Nobody imports this module.
 
 from __future__ import annotations
 
-import logging
 import marshal
-import mmap
-import signal
-import socket
 import sys
 from collections.abc import Sequence
 from typing import Any
 
-from storelet.crew import ANSWER, SLOT_BYTES, TASK
+from storelet.crew import serve
 from storelet.deflate import Engine, find_engine
 from storelet.packing import pack
 from storelet.source import Entry
@@ -46,21 +42,17 @@ class _Slot:
 
 def main(arguments: Sequence[Any]) -> int:
     """Pack batches until the socket ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that has us decides
-    logging.disable(logging.CRITICAL)  # it says what there is to say
-    descriptor, memory_descriptor, compression = arguments
+    descriptor, memory, compression = arguments
     engine = find_engine(compression)
-    memory = memoryview(mmap.mmap(int(memory_descriptor), 0))
-    with socket.socket(fileno=int(descriptor)) as tasks:
-        while len(task := tasks.recv(TASK.size, socket.MSG_WAITALL)) == TASK.size:
-            slot, size = TASK.unpack(task)
-            room = memory[slot * SLOT_BYTES : (slot + 1) * SLOT_BYTES]
-            batch = marshal.loads(room[:size])  # noqa: S302 - from the process that has us
-            try:
-                lengths = _pack(batch, room, engine)
-            except _FullError:
-                lengths = (0, 0, 0)
-            tasks.sendall(ANSWER.pack(slot, *lengths))
+
+    def work(room: memoryview, size: int) -> tuple[int, int, int]:
+        batch = marshal.loads(room[:size])  # noqa: S302 - from the process that has us
+        try:
+            return _pack(batch, room, engine)
+        except _FullError:
+            return 0, 0, 0
+
+    serve(int(descriptor), int(memory), work)
     return 0
 
 

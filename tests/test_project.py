@@ -55,6 +55,24 @@ spooled                 errors observer deflate source plan layout archive reuse
                         destination.contract temporary label previous matching delivery
 streamed                errors observer zipformat deflate source plan layout archive
                         destination.contract label matching delivery
+restore
+restore.listing         zipformat catalogue deflate
+restore.paths           restore.listing
+restore.content         zipformat catalogue restore.listing restore.paths
+restore.target          errors restore.listing restore.paths
+restore.reading         restore.listing restore.content
+restore.survey          restore.listing restore.paths restore.content restore.reading
+                        restore.target
+restore.unpacking       catalogue restore.listing restore.paths restore.content restore.reading
+                        restore.target
+restore.unpacker        crew restore.target restore.unpacking
+restore.extraction      errors observer catalogue deflate crew restore.listing restore.paths
+                        restore.content restore.reading restore.survey restore.target
+                        restore.unpacking
+restore.places          errors destination.directory destination.s3
+restore.opened          errors catalogue destination.contract restore.listing restore.paths
+                        restore.content restore.reading restore.survey restore.target
+                        restore.extraction restore.places
 backup                  errors observer source deflate temporary label matching spooled streamed
                         destination.contract destination.directory destination.s3
 """
@@ -114,7 +132,10 @@ FOR_CTL = {f"storeletd.{name}" for name in ("schedule", "jobs", "jobfile", "jobd
 # What the daemon may know of the library, beside the names that `storelet` itself makes public.
 PUBLIC_MODULES = {"storelet", "storelet.errors"}
 # Entry points: processes of their own, which nothing imports.
-ENTRY_POINTS = {"storeletd.__main__", "storeletd.keeper", "storeletd.worker", "storelet.packer"}
+ENTRY_POINTS = {"storeletd.__main__", "storeletd.keeper", "storeletd.worker"} | {
+    "storelet.packer",
+    "storelet.restore.unpacker",
+}
 # Each costs time and memory that a script may not need; the daemon itself never does.
 HEAVY = {"boto3", "botocore", "deflate", "isal", "pathspec", "zlib_ng"}
 

@@ -269,7 +269,7 @@ def test_answers_come_in_the_order_of_the_work_with_what_has_none_in_between(
         for number, entry in enumerate(files):
             yield number, marshal.dumps([tuple(entry)]) if number % 3 else None
 
-    with Crew("fast") as crew:
+    with Crew("storelet.packer", "fast") as crew:
         order = []
         for number, answer in crew.pack(work()):
             order.append(number)

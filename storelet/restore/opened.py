@@ -1,0 +1,166 @@
+"""An archive that is open for reading: listed, read and restored, by ranged reads alone."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import Any
+
+from storelet.catalogue import DamagedError
+from storelet.destination.contract import Destination, Stored
+from storelet.errors import (
+    ArchiveMissingError,
+    DamagedArchiveError,
+    MemberMissingError,
+    RestoreError,
+    StoreletError,
+    UsageError,
+)
+from storelet.restore.content import check_readable, unpack
+from storelet.restore.extraction import Extraction, Unpacked
+from storelet.restore.listing import Listing, StoredMember
+from storelet.restore.paths import RefusedError, place
+from storelet.restore.places import find_archive_place
+from storelet.restore.reading import read_data
+from storelet.restore.survey import Overwrite, survey
+from storelet.restore.target import Target, open_root
+
+__all__ = ["OpenedArchive", "open_archive"]
+
+
+def open_archive(url: str | os.PathLike[str], **client_options: Any) -> OpenedArchive:
+    """Open the archive of a URL: `s3://bucket/key`, `file:///path`, or a path.
+
+    Any zip will do, by whoever it was made. `client_options` are those of `S3`, such as
+    `endpoint_url`. Raises StoreletError: ArchiveMissingError where there is none.
+    """
+    destination, name = find_archive_place(url, **client_options)
+    stored = destination.find_archive(name)
+    if stored is None:
+        raise ArchiveMissingError(f"no such archive: {os.fspath(url)}")
+    return OpenedArchive(destination, stored)
+
+
+class OpenedArchive:
+    """An archive at a destination. Methods raise StoreletError."""
+
+    def __init__(self, destination: Destination, stored: Stored) -> None:
+        self.name = stored.name
+        self.size = stored.size  # bytes
+        self._destination = destination
+        self._stored = stored
+
+    @property
+    def problems(self) -> list[str]:
+        """What is wrong with the archive's catalogue; members may be missing then."""
+        return self._listing.problems
+
+    @property
+    def started(self) -> datetime | None:
+        """When the backup began, by the archive's own record; None where Storelet made none."""
+        record = self._listing.record
+        return None if record is None else datetime.fromtimestamp(record.started_ns / 1e9, UTC)
+
+    def members(self, patterns: Iterable[str] = ()) -> Iterator[StoredMember]:
+        """Yield the members, or those that patterns as in a .gitignore fit, as it lists them."""
+        return filter(_make_filter(patterns), self._listing.members())
+
+    def find(self, name: str) -> StoredMember:
+        """Return the member of a name. Raises MemberMissingError."""
+        found = None
+        for member in self._listing.members():
+            if member.name == name:
+                found = member  # the last one is the newest, where an archive was appended to
+        if found is None:
+            raise MemberMissingError(f"no member {name} in {self.name}")
+        return found
+
+    def stream(self, member: str | StoredMember) -> Iterator[bytes]:
+        """Yield the content of a member; only after the last piece it is known to be right.
+
+        Raises DamagedArchiveError where it is not, or cannot be read.
+        """
+        found = self.find(member) if isinstance(member, str) else member
+        try:
+            check_readable(found)
+            yield from unpack(read_data(self._read, found), found)
+        except (DamagedError, RefusedError) as error:
+            raise DamagedArchiveError(f"{found.name} in {self.name}: {error}") from error
+
+    def read(self, member: str | StoredMember) -> bytes:
+        """Return the content of a member. Raises as `stream` does."""
+        return b"".join(self.stream(member))
+
+    def extract(
+        self,
+        target: str | os.PathLike[str],
+        patterns: Iterable[str] = (),
+        *,
+        overwrite: Overwrite = "never",
+        dry_run: bool = False,
+    ) -> Unpacked:
+        """Restore the members, or those that patterns fit, into a directory, made if missing.
+
+        Nothing is written outside of it, nothing that is there is replaced unless `overwrite` is
+        "always" or "if-newer" (than the file there), and a restore that was broken off goes on.
+        What cannot be restored is told in the result's `refused`, and the rest is.
+        """
+        path = os.fspath(target)
+        is_new = not os.path.isdir(path) or not os.listdir(path)
+        root: int | None = None
+        try:
+            if not dry_run or os.path.isdir(path):
+                root = open_root(path, make=not dry_run)
+            looked_at = None if root is None or is_new else Target(root, replace=False)
+            found = survey(self._listing, _make_filter(patterns), place, looked_at, overwrite)
+            if looked_at is not None:
+                looked_at.close()
+            if root is not None:
+                _require_room(root, found.size, path)
+            extraction = Extraction(
+                self._read, self._listing, found, place, root, replace=overwrite != "never"
+            )
+            return extraction.plan() if dry_run else extraction.run()
+        except OSError as error:
+            if isinstance(error, StoreletError):
+                raise
+            raise RestoreError(f"cannot restore to {path}: {error.strerror}") from error
+        finally:
+            if root is not None:
+                os.close(root)
+
+    @cached_property
+    def _listing(self) -> Listing:
+        return Listing(self._read, self.size)
+
+    def _read(self, offset: int, size: int) -> bytes:
+        """Read what there is of a range."""
+        return self._destination.read(self._stored, offset, max(min(size, self.size - offset), 0))
+
+
+def _make_filter(patterns: Iterable[str]) -> Callable[[StoredMember], bool]:
+    """Return the test of a member against patterns; without any, all are wanted."""
+    lines = [patterns] if isinstance(patterns, str) else list(patterns)
+    if not lines:
+        return lambda _member: True
+    import pathspec  # 20 ms that nobody without patterns need spend
+
+    try:
+        spec = pathspec.GitIgnoreSpec.from_lines(lines)
+    except (ValueError, re.error) as error:
+        raise UsageError(f"pattern not understood: {error}") from error
+    return lambda member: spec.match_file(member.name)
+
+
+def _require_room(root: int, size: int, path: str) -> None:
+    """Raise RestoreError where what is to be written cannot have room, as it is with bombs."""
+    found = os.fstatvfs(root)
+    free = found.f_bavail * found.f_frsize
+    if size > free:
+        raise RestoreError(
+            f"there is no room for {size:,} bytes in {path}, which has {free:,}",
+            hint="restore a part by patterns, or to another place",
+        )

@@ -1,0 +1,50 @@
+"""Where a member belongs in a tree, or why nowhere.
+
+Whoever made the archive may mean ill: what leads out of the tree is refused, never mended.
+"""
+
+from __future__ import annotations
+
+import stat
+
+from storelet.restore.listing import StoredMember
+
+__all__ = ["RefusedError", "place"]
+
+_KINDS = {
+    stat.S_IFREG: None,
+    stat.S_IFDIR: None,
+    stat.S_IFLNK: None,
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a character device",
+    stat.S_IFBLK: "a block device",
+}
+
+
+class RefusedError(Exception):
+    """A member is not restored; the message is the reason."""
+
+
+def place(member: StoredMember) -> str:
+    """Return the path of a member, relative and without `.`, `..` and empty parts.
+
+    Raises RefusedError.
+    """
+    kind = _KINDS.get(stat.S_IFMT(member.mode), "of no known type")
+    if kind is not None:
+        raise RefusedError(f"it is {kind}")
+    name = member.name
+    if name.startswith("/"):
+        raise RefusedError("its name is absolute")
+    if "\0" in name:
+        raise RefusedError("its name holds a zero byte")
+    if "//" not in name and "./" not in name and not name.endswith("/."):  # nearly always
+        path = name.removesuffix("/")
+    else:
+        path = "/".join(part for part in name.split("/") if part not in ("", "."))
+    if path == ".." or path.startswith("../") or "/../" in path or path.endswith("/.."):
+        raise RefusedError("its name leads out of the target")
+    if not path or path == ".":
+        raise RefusedError("it has no name")
+    return path

@@ -1,0 +1,91 @@
+"""The way back: an archive is listed, read and restored, and is what was backed up."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+import storelet
+from tests.trees import describe_tree, make_strange_tree
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> storelet.OpenedArchive:
+    """Back up a strange tree and open what came of it."""
+    source, kept = tmp_path / "source", tmp_path / "kept"
+    kept.mkdir()
+    make_strange_tree(source)
+    with storelet.ZipBackup("strange", destination=storelet.Directory(kept)) as backup:
+        backup.include_directory(source)
+    (made,) = kept.iterdir()
+    return storelet.open_archive(made)
+
+
+def test_a_restored_tree_is_the_tree(archive: storelet.OpenedArchive, tmp_path: Path) -> None:
+    result = archive.extract(tmp_path / "target")
+    assert result.refused == []
+    assert describe_tree(tmp_path / "target") == describe_tree(tmp_path / "source")
+
+
+def test_a_restore_goes_on_where_it_stopped(
+    archive: storelet.OpenedArchive, tmp_path: Path
+) -> None:
+    target = tmp_path / "target"
+    first = archive.extract(target)
+    gone = target / "directory" / "plain"
+    gone.unlink()
+    again = archive.extract(target)
+    assert again.refused == []
+    assert again.files == 1
+    assert again.there == first.files - 1
+    assert describe_tree(target) == describe_tree(tmp_path / "source")
+
+
+def test_nothing_that_is_there_is_replaced_unasked(
+    archive: storelet.OpenedArchive, tmp_path: Path
+) -> None:
+    target = tmp_path / "target"
+    (target / "directory").mkdir(parents=True)
+    other = target / "directory" / "plain"
+    other.write_text("another one")
+    result = archive.extract(target)
+    assert result.refused == [("directory/plain", "something else is there already")]
+    assert other.read_text() == "another one"
+    newer = archive.extract(target, overwrite="if-newer")
+    assert (newer.kept, other.read_text()) == (1, "another one")
+    os.utime(other, (1, 1))
+    archive.extract(target, overwrite="if-newer")
+    assert describe_tree(target) == describe_tree(tmp_path / "source")
+    other.write_text("another one")
+    assert archive.extract(target, overwrite="always").refused == []
+    assert describe_tree(target) == describe_tree(tmp_path / "source")
+
+
+def test_a_dry_run_writes_nothing(archive: storelet.OpenedArchive, tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    result = archive.extract(target, dry_run=True)
+    assert result.planned > 0
+    assert not target.exists()
+
+
+def test_patterns_choose_members(archive: storelet.OpenedArchive, tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    archive.extract(target, ["plain"])
+    found = [path for path in target.rglob("*") if not path.is_dir()]
+    assert [path.name for path in found] == ["plain"]
+    assert stat.S_IMODE(found[0].stat().st_mode) == 0o640
+
+
+def test_one_member_is_read_by_itself(archive: storelet.OpenedArchive, tmp_path: Path) -> None:
+    assert archive.read("directory/plain") == (tmp_path / "source/directory/plain").read_bytes()
+    assert archive.read("large") == (tmp_path / "source/large").read_bytes()
+    with pytest.raises(storelet.MemberMissingError, match="no member nowhere"):
+        archive.read("nowhere")
+
+
+def test_there_must_be_an_archive(tmp_path: Path) -> None:
+    with pytest.raises(storelet.ArchiveMissingError, match="no such archive"):
+        storelet.open_archive(tmp_path / "missing.zip")
