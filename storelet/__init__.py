@@ -32,6 +32,7 @@ from storelet.observer import (
     Passed,
     Refused,
     Restored,
+    Restoring,
     Reused,
     Saved,
     Skipped,
@@ -42,7 +43,7 @@ from storelet.observer import (
 )
 from storelet.restore.extraction import Unpacked
 from storelet.restore.listing import StoredMember
-from storelet.restore.opened import OpenedArchive, open_archive
+from storelet.restore.opened import OpenedArchive, list_archives, open_archive
 from storelet.source import never_include
 
 __all__ = [
@@ -71,6 +72,7 @@ __all__ = [
     "Refused",
     "RestoreError",
     "Restored",
+    "Restoring",
     "Reused",
     "Saved",
     "Skipped",
@@ -86,6 +88,7 @@ __all__ = [
     "ZipBackup",
     "abandoned",
     "join_errors",
+    "list_archives",
     "never_include",
     "observe",
     "open_archive",

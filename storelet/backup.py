@@ -133,8 +133,7 @@ class ZipBackup:
             exclude_if_present=_strings(exclude_if_present, "exclude_if_present"),
             one_file_system=one_file_system,
         )
-        _log.debug("Walking %s", absolute)
-        self._way.include(self._choose(walk(source)))
+        self._include(source, absolute)
 
     def include_file(self, path: str | os.PathLike[str], name: str | None = None) -> None:
         """Include one file, under its own name in the archive's root or as member `name`.
@@ -144,6 +143,7 @@ class ZipBackup:
         absolute = _absolute(path)
         member = os.path.basename(absolute) if name is None else _check_member_name(name)
         self._way.include([find_file(absolute, member)])
+        self._label.add_source(member, absolute)
 
     def include_new_dir(self, name: str) -> NewDirectory:
         """Make a temporary directory for a block to fill, included as `name` at its end."""
@@ -172,6 +172,11 @@ class ZipBackup:
     def save_to_directory(self, path: str | os.PathLike[str]) -> str:
         """Save the archive into a directory and return its URL. Raises DestinationError."""
         return self._save(Directory(path))
+
+    def _include(self, source: Source, came_from: str) -> None:
+        _log.debug("Walking %s", source.path)
+        self._way.include(self._choose(walk(source)))
+        self._label.add_source(source.prefix, came_from)
 
     def _keep(self, cleanup: ExitStack) -> None:
         """Take over the clean-up of a new directory where its files are read later."""
@@ -233,7 +238,7 @@ class NewDirectory:
         with self._cleanup:
             report(Filling(is_over=True))
             if kind is None:
-                self._backup.include_directory(self.path, name=self.name)
+                self._backup._include(Source(path=self.path, prefix=f"{self.name}/"), "")
                 self._backup._keep(self._cleanup)
 
 

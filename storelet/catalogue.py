@@ -7,8 +7,10 @@ are read here: everything that such a one never has is damage.
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import NamedTuple
 
 from storelet.zipformat import (
@@ -127,11 +129,9 @@ def read_record(headers: bytes) -> ArchiveRecord | None:
     if private is None or not private.is_whole or not private.record:
         return None
     (started_ns,) = struct.unpack_from("<q", private.record)
-    job, rest = _uncount(private.record[8:])
-    host, _ = _uncount(rest)
-    return ArchiveRecord(
-        job=job.decode(errors="replace"), host=host.decode(errors="replace"), started_ns=started_ns
-    )
+    job, host, *sources = (os.fsdecode(each) for each in _uncount_all(private.record[8:]))
+    pairs = tuple(zip(sources[::2], sources[1::2], strict=False))
+    return ArchiveRecord(job=job, host=host, started_ns=started_ns, sources=pairs)
 
 
 def set_record(headers: bytes, record: ArchiveRecord | None) -> bytes:
@@ -150,8 +150,8 @@ def set_record(headers: bytes, record: ArchiveRecord | None) -> bytes:
     if record is not None:
         flags |= HAS_RECORD
         changed += struct.pack("<q", record.started_ns)
-        changed += counted(record.job.encode(errors="replace"))
-        changed += counted(record.host.encode(errors="replace"))
+        for text in (record.job, record.host, *chain.from_iterable(record.sources)):
+            changed += counted(text.encode(errors="surrogateescape"))
     changed[private.start + 5] = flags
     struct.pack_into("<H", changed, private.start + 2, len(changed) - private.start - 4)
     _set_extra_length(changed)
@@ -274,11 +274,10 @@ def _read_rest(rest: bytes, flags: int) -> tuple[bytes, bytes, bool]:
             raw_name, rest = _uncount(rest)
         if not flags & HAS_RECORD:
             return raw_name, b"", not rest
-        _, behind_job = _uncount(rest[8:])
-        _, behind_host = _uncount(behind_job)
+        texts = _uncount_all(rest[8:])
     except struct.error:
         return raw_name, b"", False
-    return raw_name, rest, not behind_host
+    return raw_name, rest, len(texts) >= 2
 
 
 def _widen(extra: bytes, *narrow: int) -> tuple[int, ...]:
@@ -317,6 +316,18 @@ def _extra_start(header: bytes | bytearray) -> int:
 
 def _set_extra_length(header: bytearray) -> None:
     struct.pack_into("<H", header, 30, len(header) - _extra_start(header))
+
+
+def _uncount_all(data: bytes) -> list[bytes]:
+    """Return all that `counted` packed. Raises struct.error where there is something else."""
+    found = []
+    while data:
+        each, rest = _uncount(data)
+        if len(data) - len(rest) != 2 + len(each):
+            raise struct.error
+        found.append(each)
+        data = rest
+    return found
 
 
 def _uncount(data: bytes) -> tuple[bytes, bytes]:

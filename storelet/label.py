@@ -12,6 +12,7 @@ import stat
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 
 from storelet import catalogue
 from storelet.destination.contract import backup_of
@@ -23,6 +24,7 @@ __all__ = ["Label", "names_taken"]
 
 _NAMES_TRIED = 60  # seconds after now whose names may all be taken before we give up
 _NAME_BYTES = 255 - len("_YYYYMMDDhhmmss.zip")  # a file's name has 255 at most
+_SOURCES_CHARACTERS = 12_000
 _FIRST_HEADER_BYTES = 46 + 2 * 0x10000  # central header, APPNOTE 4.3.12: name and extra field
 
 
@@ -37,7 +39,26 @@ class Label:
                 "archives under a path",
             )
         self.name = name
-        self.record = ArchiveRecord(job=name, host=socket.gethostname(), started_ns=time.time_ns())
+        self._host = socket.gethostname()
+        self._started_ns = time.time_ns()
+        self._sources: list[tuple[str, str]] = []
+
+    @property
+    def record(self) -> ArchiveRecord:
+        """What the archive says of itself, as far as it has got."""
+        sources = tuple(dict.fromkeys(self._sources))
+        if sum(map(len, chain.from_iterable(sources))) > _SOURCES_CHARACTERS:
+            sources = ()  # there is room for 64 KiB, in all
+        return ArchiveRecord(
+            job=self.name, host=self._host, started_ns=self._started_ns, sources=sources
+        )
+
+    def add_source(self, prefix: str, path: str) -> None:
+        """Note that members whose names begin with `prefix` come from `path`.
+
+        An empty path says that they come from nowhere they could go back to.
+        """
+        self._sources.append((prefix, path))
 
     @property
     def metadata(self) -> dict[str, str]:

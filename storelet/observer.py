@@ -32,6 +32,7 @@ __all__ = [
     "Passed",
     "Refused",
     "Restored",
+    "Restoring",
     "Reused",
     "Saved",
     "Skipped",
@@ -154,6 +155,14 @@ class Saved:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Restoring:
+    """A restore begins; what is there already is not counted."""
+
+    files: int  # files and links that will be restored
+    bytes: int  # of their content
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Restored:
     """A file or link was restored, or, where nothing is written, its content is right."""
 
@@ -182,6 +191,7 @@ Event = (
     | UploadOpened
     | UploadEnded
     | Saved
+    | Restoring
     | Restored
     | Refused
 )

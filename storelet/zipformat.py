@@ -101,6 +101,9 @@ class ArchiveRecord:
     job: str  # the name given to ZipBackup
     host: str
     started_ns: int  # since the epoch
+    # Where members came from: the beginning of their names, and the path that stands for it, empty
+    # for what was made for the backup.
+    sources: tuple[tuple[str, str], ...] = ()
 
 
 def needs_zip64(size: int) -> bool:

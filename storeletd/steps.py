@@ -12,11 +12,9 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from pydantic import SecretStr
-
 import storelet
-from storeletd import secrets
-from storeletd.items import IncludeDirectory, IncludeFile, IncludeNewDir, SaveDirectory, SaveS3
+from storeletd.destinations import make_destinations
+from storeletd.items import IncludeDirectory, IncludeFile, IncludeNewDir
 from storeletd.jobs import Job
 from storeletd.rights import User, UserError, find_user, hint_at_root, keep_capabilities
 from storeletd.settings import Settings
@@ -25,7 +23,6 @@ __all__ = [
     "CommandFailedError",
     "abort_uploads",
     "ask_destinations",
-    "find_directories",
     "run_settings",
 ]
 
@@ -44,7 +41,7 @@ def run_settings(job: Job) -> None:
 
     Raises StoreletError. A destination that fails does not keep the others from theirs.
     """
-    destinations, failures = _make_destinations(job)
+    destinations, failures = make_destinations(job)
     if destinations:
         try:
             with storelet.ZipBackup(
@@ -63,7 +60,7 @@ def abort_uploads(job: Job) -> None:
 
     Raises StoreletError. A bucket where that fails does not keep it from the others.
     """
-    destinations, failures = _make_destinations(job)
+    destinations, failures = make_destinations(job)
     for destination in destinations:
         if isinstance(destination, storelet.S3):
             try:
@@ -80,7 +77,7 @@ def ask_destinations(job: Job) -> None:
     What may pass by itself comes first: it is temporary as long as anything is. A directory that
     is not there may be about to be mounted.
     """
-    destinations, failures = _make_destinations(job)
+    destinations, failures = make_destinations(job)
     for destination in destinations:
         try:
             destination.list_archives(job.name)
@@ -92,36 +89,12 @@ def ask_destinations(job: Job) -> None:
         raise storelet.join_errors([each for each in failures if each.is_temporary] or failures)
 
 
-def find_directories(job: Job) -> list[str]:
-    """Return the directories that the job saves to."""
-    return [each.directory for each in job.settings.save if isinstance(each, SaveDirectory)]
-
-
 def _keywords(settings: Settings) -> dict[str, Any]:
     """Return what the job file says of the keywords of `ZipBackup`; else the library's hold."""
     keywords = {name: getattr(settings, name) for name in _HOW if name in settings.model_fields_set}
     if "change_detection" in keywords:
         keywords["change_detection"] = settings.change_detection.model_dump()
     return keywords
-
-
-def _make_destinations(
-    job: Job,
-) -> tuple[list[storelet.S3 | storelet.Directory], list[storelet.StoreletError]]:
-    """Return the destinations, and why others cannot be: their secrets are not to be had."""
-    destinations: list[storelet.S3 | storelet.Directory] = []
-    failures: list[storelet.StoreletError] = []
-    for save in job.settings.save:
-        try:
-            match save:
-                case SaveDirectory():
-                    destinations.append(storelet.Directory(save.directory))
-                case SaveS3():
-                    destinations.append(storelet.S3(save.s3, **_options(save)))
-        except storelet.StoreletError as error:
-            _log.error("%s", error)
-            failures.append(error)
-    return destinations, failures
 
 
 def _include(
@@ -224,18 +197,3 @@ def _make_arguments(command: str | tuple[str, ...], directory: str) -> list[str]
         # Else `pg_dump … | gzip > …` is a success though pg_dump failed; sh has no such option.
         return [_BASH, "-o", "pipefail", "-c", text]
     return ["/bin/sh", "-c", text]
-
-
-def _options(save: SaveS3) -> dict[str, Any]:
-    """Return the keywords of `S3`, secrets in their place."""
-    options: dict[str, Any] = {}
-    for name, value in save:
-        if value is None or name == "s3":
-            continue
-        if name == "upload":
-            options[name] = value.model_dump(exclude_none=True)
-        elif isinstance(value, secrets.SecretReference | SecretStr):
-            options[name] = secrets.resolve(value)
-        else:
-            options[name] = value
-    return options

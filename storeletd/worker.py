@@ -30,10 +30,11 @@ from typing import Literal, NoReturn
 
 import storelet
 from storeletd import events, secrets
+from storeletd.destinations import find_directories, set_environment
 from storeletd.jobs import Job
 from storeletd.order import Order
 from storeletd.rights import hint_at_rights
-from storeletd.steps import abort_uploads, ask_destinations, find_directories, run_settings
+from storeletd.steps import abort_uploads, ask_destinations, run_settings
 
 _log = logging.getLogger("storeletd.worker")
 
@@ -68,7 +69,7 @@ def _run(order: Order, channel: _Channel, figures: storelet.Figures) -> events.E
     """Do what is ordered and say how it ended."""
     status = 0
     try:
-        _set_environment(order.job)
+        set_environment(order.job)
         if order.kind == "abort":
             abort_uploads(order.job)
             return events.Ended(outcome="success")
@@ -118,12 +119,6 @@ def _find_status(error: SystemExit) -> int:
             with suppress(Exception):  # as above
                 print(said, file=sys.stderr)  # noqa: T201 - as Python does
             return 1
-
-
-def _set_environment(job: Job) -> None:
-    for name, value in job.settings.environment.items():
-        os.environ[name] = secrets.resolve(value) if not isinstance(value, str) else value
-    time.tzset()  # TZ may be among them
 
 
 def _run_module(job: Job) -> None:

@@ -16,7 +16,15 @@ from typing import Protocol
 from storelet.errors import DestinationError
 from storelet.reuse import CopyLimits
 
-__all__ = ["CopyFailedError", "Destination", "Stored", "Traffic", "Upload", "backup_of"]
+__all__ = [
+    "CopyFailedError",
+    "Destination",
+    "Stored",
+    "Traffic",
+    "Upload",
+    "backup_of",
+    "is_archive_of",
+]
 
 _ARCHIVE_NAME = re.compile(r"(.+)_[0-9]{14}\.zip", re.DOTALL)
 
@@ -99,8 +107,11 @@ class Destination(Protocol):
         such place: it is never made up.
         """
 
-    def list_archives(self, backup: str) -> list[Stored]:
-        """Return the archives whose names are those of the backup `backup`, oldest first."""
+    def list_archives(self, backup: str | None) -> list[Stored]:
+        """Return the archives that are named after the backup `backup`, or any: oldest first."""
+
+    def url_of(self, archive: Stored) -> str:
+        """Return the URL of an archive, as `Upload.commit` does."""
 
     def find_archive(self, name: str) -> Stored | None:
         """Return the archive of a file name, None where there is none."""
@@ -113,6 +124,12 @@ class Destination(Protocol):
 
     def delete(self, archive: Stored) -> None:
         """Delete an archive; one that is not there is none."""
+
+
+def is_archive_of(file_name: str, backup: str | None) -> bool:
+    """Tell whether a file is named like an archive of the backup `backup`, or of any."""
+    named = backup_of(file_name)
+    return named == backup if backup is not None else named is not None and "/" not in named
 
 
 def backup_of(file_name: str) -> str | None:

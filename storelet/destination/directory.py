@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from storelet.destination.contract import CopyFailedError, Stored, Traffic, backup_of
+from storelet.destination.contract import CopyFailedError, Stored, Traffic, is_archive_of
 from storelet.errors import (
     ArchiveExistsError,
     DestinationError,
@@ -74,10 +74,10 @@ class Directory:
             raise ArchiveExistsError(f"{name} exists in {self}")
         return _DirectoryUpload(self, name)
 
-    def list_archives(self, backup: str) -> list[Stored]:
+    def list_archives(self, backup: str | None) -> list[Stored]:
         """See the contract."""
         try:
-            names = [name for name in os.listdir(self.path) if backup_of(name) == backup]
+            names = [name for name in os.listdir(self.path) if is_archive_of(name, backup)]
         except OSError as error:
             raise _explain(error, self, "read") from error
         found = [self.find_archive(name) for name in names]
@@ -95,6 +95,10 @@ class Directory:
         except OSError as error:
             raise _explain(error, self, "read") from error
         return _stored(name, found) if stat.S_ISREG(found.st_mode) else None
+
+    def url_of(self, archive: Stored) -> str:
+        """See the contract."""
+        return Path(self.path, archive.name).as_uri()
 
     def read(self, archive: Stored, offset: int, size: int) -> bytes:
         """See the contract."""

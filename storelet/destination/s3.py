@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from storelet.abandoned import take_abandoned
-from storelet.destination.contract import Stored, Traffic, backup_of
+from storelet.destination.contract import Stored, Traffic, is_archive_of
 from storelet.destination.s3client import ATTEMPTS, Bucket
 from storelet.destination.s3errors import translating
 from storelet.destination.s3upload import LIMITS, S3Upload, abort_upload, find_object
@@ -85,15 +85,15 @@ class S3:
         options["Metadata"] = {**options.get("Metadata", {}), **metadata}
         return S3Upload(self._bucket, self.prefix, name, options, size)
 
-    def list_archives(self, backup: str) -> list[Stored]:
+    def list_archives(self, backup: str | None) -> list[Stored]:
         """See the contract."""
-        start = f"{self.prefix}{backup}_"
+        start = self.prefix if backup is None else f"{self.prefix}{backup}_"
         with translating(self.bucket, "list"):
             pages = self._bucket.client.get_paginator("list_objects_v2").paginate(
                 Bucket=self.bucket, Prefix=start, **self._bucket.owner
             )
             found = [self._stored(each) for page in pages for each in page.get("Contents", ())]
-        archives = [each for each in found if backup_of(each.name) == backup]
+        archives = [each for each in found if is_archive_of(each.name, backup)]
         return sorted(archives, key=lambda each: (each.modified, each.name))
 
     def find_archive(self, name: str) -> Stored | None:
@@ -108,6 +108,10 @@ class S3:
                 version=head["ETag"],
                 modified=head["LastModified"].timestamp(),
             )
+
+    def url_of(self, archive: Stored) -> str:
+        """See the contract."""
+        return f"s3://{self.bucket}/{self.prefix}{archive.name}"
 
     def read(self, archive: Stored, offset: int, size: int) -> bytes:
         """See the contract."""

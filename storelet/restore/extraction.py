@@ -22,7 +22,7 @@ from storelet.catalogue import DamagedError
 from storelet.crew import Crew
 from storelet.deflate import count_cores
 from storelet.errors import RestoreError
-from storelet.observer import Refused, Restored, report
+from storelet.observer import Refused, Restored, Restoring, report
 from storelet.restore.content import unpack
 from storelet.restore.listing import Listing, Read, StoredMember
 from storelet.restore.paths import RefusedError
@@ -43,6 +43,7 @@ class Unpacked:
     there: int = 0  # members that the target had already
     kept: int = 0  # likewise, newer ones
     refused: list[tuple[str, str]] = field(default_factory=list)  # members, and why
+    wanted: int = 0  # members that the patterns fit, directories too
     planned: int = 0  # files and symbolic links that were to be
 
 
@@ -75,11 +76,13 @@ class Extraction:
         self.result = Unpacked(
             there=found.verdicts.count(Verdict.THERE),
             kept=found.verdicts.count(Verdict.KEPT),
+            wanted=len(found.verdicts) - found.verdicts.count(Verdict.UNWANTED),
             planned=found.files,
         )
 
     def run(self) -> Unpacked:
         """Do it. Raises StoreletError."""
+        report(Restoring(files=self._found.files, bytes=self._found.size))
         for name, reason in self._found.refused.values():
             self._refuse(name, reason)
         try:
@@ -95,6 +98,7 @@ class Extraction:
 
     def plan(self) -> Unpacked:
         """Only say what would be done."""
+        self.result.size = self._found.size
         self.result.refused += self._found.refused.values()
         return self.result
 

@@ -10,7 +10,8 @@ from functools import cached_property
 from typing import Any
 
 from storelet.catalogue import DamagedError
-from storelet.destination.contract import Destination, Stored
+from storelet.destination.contract import Destination, Stored, backup_of
+from storelet.destination.s3 import S3
 from storelet.errors import (
     ArchiveMissingError,
     DamagedArchiveError,
@@ -22,13 +23,29 @@ from storelet.errors import (
 from storelet.restore.content import check_readable, unpack
 from storelet.restore.extraction import Extraction, Unpacked
 from storelet.restore.listing import Listing, StoredMember
-from storelet.restore.paths import RefusedError, place
-from storelet.restore.places import find_archive_place
+from storelet.restore.paths import Origin, RefusedError, place
+from storelet.restore.places import find_archive_place, open_destination
 from storelet.restore.reading import read_data
 from storelet.restore.survey import Overwrite, survey
 from storelet.restore.target import Target, open_root
 
-__all__ = ["OpenedArchive", "open_archive"]
+__all__ = ["OpenedArchive", "list_archives", "open_archive"]
+
+
+def list_archives(
+    place: Destination | str | os.PathLike[str], name: str | None = None, **client_options: Any
+) -> list[OpenedArchive]:
+    """Return the archives of the backup `name`, or of any, at a place: the oldest first.
+
+    A place is a destination or its URL: `s3://bucket/prefix`, `file:///path`, or a path.
+    `client_options` are those of `S3`. Nothing is read of the archives yet. Raises StoreletError.
+    """
+    destination: Destination
+    if isinstance(place, str | os.PathLike):
+        destination = open_destination(place, **client_options)
+    else:
+        destination = place
+    return [OpenedArchive(destination, stored) for stored in destination.list_archives(name)]
 
 
 def open_archive(url: str | os.PathLike[str], **client_options: Any) -> OpenedArchive:
@@ -40,7 +57,11 @@ def open_archive(url: str | os.PathLike[str], **client_options: Any) -> OpenedAr
     destination, name = find_archive_place(url, **client_options)
     stored = destination.find_archive(name)
     if stored is None:
-        raise ArchiveMissingError(f"no such archive: {os.fspath(url)}")
+        hint = "check the name; a key that may not read it sees none either"
+        raise ArchiveMissingError(
+            f"no such archive: {os.fspath(url)}",
+            hint=hint if isinstance(destination, S3) else None,
+        )
     return OpenedArchive(destination, stored)
 
 
@@ -48,8 +69,11 @@ class OpenedArchive:
     """An archive at a destination. Methods raise StoreletError."""
 
     def __init__(self, destination: Destination, stored: Stored) -> None:
-        self.name = stored.name
+        self.name = stored.name  # of its file
+        self.backup = backup_of(stored.name)  # that it is named after, if it is
         self.size = stored.size  # bytes
+        self.url = destination.url_of(stored)
+        self.modified = datetime.fromtimestamp(stored.modified, UTC)  # by the destination's clock
         self._destination = destination
         self._stored = stored
 
@@ -110,18 +134,50 @@ class OpenedArchive:
         """
         path = os.fspath(target)
         is_new = not os.path.isdir(path) or not os.listdir(path)
+        return self._extract(path, patterns, place, overwrite, dry_run=dry_run, is_new=is_new)
+
+    def extract_in_place(
+        self,
+        patterns: Iterable[str] = (),
+        *,
+        overwrite: Overwrite = "never",
+        dry_run: bool = False,
+    ) -> Unpacked:
+        """Restore to where it came from, as `extract` does.
+
+        Links on the way to a source are followed as they are now; below it none is. Raises
+        RestoreError where the archive does not say where that was.
+        """
+        record = self._listing.record
+        if record is None or not record.sources:
+            raise RestoreError(
+                f"{self.name} does not say where its files came from", hint="restore to a target"
+            )
+        origin = Origin(record.sources)
+        return self._extract("/", patterns, origin.place, overwrite, dry_run=dry_run, is_new=False)
+
+    def _extract(
+        self,
+        path: str,
+        patterns: Iterable[str],
+        find_path: Callable[[StoredMember], str],
+        overwrite: Overwrite,
+        *,
+        dry_run: bool,
+        is_new: bool,
+    ) -> Unpacked:
         root: int | None = None
         try:
             if not dry_run or os.path.isdir(path):
                 root = open_root(path, make=not dry_run)
             looked_at = None if root is None or is_new else Target(root, replace=False)
-            found = survey(self._listing, _make_filter(patterns), place, looked_at, overwrite)
+            found = survey(self._listing, _make_filter(patterns), find_path, looked_at, overwrite)
             if looked_at is not None:
                 looked_at.close()
-            if root is not None:
+            if root is not None and path != "/":
                 _require_room(root, found.size, path)
             extraction = Extraction(
-                self._read, self._listing, found, place, root, replace=overwrite != "never"
+                self._read, self._listing, found, find_path, root, replace=overwrite != "never"
             )
             return extraction.plan() if dry_run else extraction.run()
         except OSError as error:

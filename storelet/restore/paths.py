@@ -5,11 +5,13 @@ Whoever made the archive may mean ill: what leads out of the tree is refused, ne
 
 from __future__ import annotations
 
+import os
 import stat
+from collections.abc import Iterator, Sequence
 
 from storelet.restore.listing import StoredMember
 
-__all__ = ["RefusedError", "place"]
+__all__ = ["Origin", "RefusedError", "place"]
 
 _KINDS = {
     stat.S_IFREG: None,
@@ -48,3 +50,38 @@ def place(member: StoredMember) -> str:
     if not path or path == ".":
         raise RefusedError("it has no name")
     return path
+
+
+class Origin:
+    """Where members came from, as paths relative to the root of the file system.
+
+    `sources` are those of the archive's record.
+    """
+
+    def __init__(self, sources: Sequence[tuple[str, str]]) -> None:
+        self._paths: dict[str, set[str]] = {}
+        for prefix, path in sources:
+            real = os.path.realpath(path) if path else ""
+            self._paths.setdefault(prefix.removesuffix("/"), set()).add(real)
+
+    def place(self, member: StoredMember) -> str:
+        """Return where a member belongs. Raises RefusedError."""
+        name = place(member)
+        for prefix in _beginnings(name):
+            if prefix not in self._paths:
+                continue
+            path, *others = self._paths[prefix]
+            if others:
+                raise RefusedError("it may have come from several places; restore it to a target")
+            if not path:
+                raise RefusedError("it was made for the backup and has no place of its own")
+            return os.path.join(path, name[len(prefix) :].removeprefix("/")).strip("/")
+        raise RefusedError("the archive does not say where it came from; restore it to a target")
+
+
+def _beginnings(name: str) -> Iterator[str]:
+    """Yield a name, all directories that it is in, and nothing: the longest first."""
+    while name:
+        yield name
+        name = name.rpartition("/")[0]
+    yield name

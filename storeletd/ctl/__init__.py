@@ -4,7 +4,10 @@
     jobs        list, status, show, reload
     runs        run-now, cancel, history, logs
     times       next, calendar
+    archives    archives, files, find, dump, diff
+    restores    restore
     jobfiles    validate, schema
+    reach       what ARCHIVE means: archives, reached as the caller
     client      HTTP on the control socket;   replies     the JSON that comes over it
     progress    a run while it is followed;   summaries   a run in words
     console     what is written, and where;   tables, formats   rows, times, sizes as text

@@ -13,7 +13,17 @@ from typing import NoReturn
 
 import click
 
-from storeletd.ctl import console, jobfiles, jobs, pauses, runs, simulate, times
+from storeletd.ctl import (
+    archives,
+    console,
+    jobfiles,
+    jobs,
+    pauses,
+    restores,
+    runs,
+    simulate,
+    times,
+)
 from storeletd.ctl.console import CommandError
 from storeletd.ctl.invocation import Invocation, default_socket
 
@@ -32,7 +42,7 @@ Exit codes:
     1  failed, lost, missed        69  the daemon is not reachable
     2  wrong command line          75  skipped
     3  partial; status: not well   77  not permitted
-    4  no such job or run          78  a job file is broken
+    4  no such job, run, file      78  a job file is broken
    10  destination missing        124  timed out
    11  already running            130  interrupted
                                   143  cancelled
@@ -90,6 +100,12 @@ for _command in (
     jobs.reload,
     runs.history,
     runs.logs,
+    archives.list_archives,
+    archives.list_files,
+    archives.find,
+    archives.dump,
+    archives.diff,
+    restores.restore,
     times.show_next,
     times.calendar,
     simulate.simulate,

@@ -778,7 +778,7 @@ def test_an_archive_that_is_pruned_or_replaced_before_it_is_copied_is_read_anew(
 class Pruned(storelet.Directory):
     """A directory from which somebody prunes all archives when they have just been listed."""
 
-    def list_archives(self, backup: str) -> list[Stored]:
+    def list_archives(self, backup: str | None) -> list[Stored]:
         listed = super().list_archives(backup)
         for archive in listed:
             self.delete(archive)

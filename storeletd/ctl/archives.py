@@ -1,0 +1,263 @@
+"""The verbs that look into archives: archives, files, find, dump, diff. They write nothing.
+
+They read as the caller, by ranged reads, and need no daemon.
+"""
+
+from __future__ import annotations
+
+import stat
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from storeletd.ctl import console
+from storeletd.ctl.formats import describe_bytes, describe_count, describe_time, escape
+from storeletd.ctl.invocation import json_option
+from storeletd.ctl.reach import Reach, name_archive, nothing_fits, reaching, translating
+from storeletd.ctl.tables import Column, print_table
+
+if TYPE_CHECKING:
+    import storelet
+
+__all__ = ["diff", "dump", "find", "list_archives", "list_files"]
+
+_ARCHIVES = (
+    Column(title="MADE"),
+    Column(title="SIZE", right=True),
+    Column(title="ARCHIVE", fold=True),
+)
+_FOUND = (
+    Column(title="CHANGED"),
+    Column(title="SIZE", right=True),
+    Column(title="IN", right=True),
+    Column(title="NEWEST ARCHIVE", fold=True),
+    Column(title="FILE", fold=True),
+)
+
+
+@click.command("archives")
+@click.argument("what", metavar="JOB|URL")
+@json_option
+@reaching
+def list_archives(reach: Reach, what: str, as_json: bool) -> None:
+    """List the archives of a job, or at a place, the oldest first.
+
+    A place is a path or URL: s3://bucket/prefix/, file:///path. Needs no daemon.
+    """
+    found = reach.archives(what)
+    if as_json:
+        console.print_json({"archives": list(map(_describe_archive, found))})
+    elif not found:
+        console.print_remark("no archives")
+    else:
+        print_table(
+            _ARCHIVES,
+            ((describe_time(e.modified), describe_bytes(e.size), name_archive(e)) for e in found),
+        )
+
+
+@click.command("files")
+@click.argument("archive", metavar="ARCHIVE")
+@click.argument("patterns", nargs=-1, metavar="[GLOB]...")
+@json_option
+@reaching
+def list_files(
+    reach: Reach,
+    archive: str,
+    patterns: Sequence[str],
+    as_json: bool,
+) -> int:
+    """List the files in an archive, as `ls -l` does: all, or those that fit.
+
+    ARCHIVE is a path, a URL, JOB, JOB@latest, or JOB@2026-11-20 for the newest one not after that
+    day. GLOB is as in a .gitignore: `*.conf`, `/etc/ssh/`, `www/**/*.php`. Exit code 3 says that
+    the archive is damaged and some of it is not listed.
+    """
+    opened = reach.archive(archive)
+    with translating():
+        if patterns and next(opened.members(patterns), None) is None:
+            raise nothing_fits(opened, patterns)
+        if as_json:
+            members = list(map(_describe_member, opened.members(patterns)))
+            console.print_json(
+                {"archive": opened.url, "members": members, "problems": opened.problems}
+            )
+        else:
+            for member in opened.members(patterns):
+                console.print_line(_format_member(member))
+            for problem in opened.problems:
+                console.print_remark(f"{opened.name}: {problem}")
+    return 3 if opened.problems else 0
+
+
+@click.command()
+@click.argument("what", metavar="JOB|URL")
+@click.argument("pattern", metavar="GLOB")
+@json_option
+@reaching
+def find(
+    reach: Reach,
+    what: str,
+    pattern: str,
+    as_json: bool,
+) -> int:
+    """Find files in all archives of a job, each version of a file once.
+
+    IN says how many archives have that version. Exit code 1 says that there is none.
+    """
+    versions: dict[tuple[Any, ...], list[storelet.OpenedArchive]] = {}
+    with translating():
+        for opened in reach.archives(what):
+            for member in opened.members([pattern]):
+                if not member.is_directory:
+                    key = (member.name, member.mtime_ns, member.size, member.crc)
+                    versions.setdefault(key, []).append(opened)
+            for problem in opened.problems:
+                console.print_remark(f"{opened.name}: {problem}")
+    if as_json:
+        console.print_json({"versions": [_describe_version(*each) for each in versions.items()]})
+    elif versions:
+        ordered = sorted(versions.items(), key=lambda each: each[0][:2])
+        print_table(
+            _FOUND,
+            (
+                (_time(mtime), describe_bytes(size), str(len(found)), found[-1].name, name)
+                for (name, mtime, size, _), found in ordered
+            ),
+        )
+    else:
+        console.print_remark("no such file in any archive")
+    return 0 if versions else 1
+
+
+@click.command()
+@click.argument("archive", metavar="ARCHIVE")
+@click.argument("member", metavar="MEMBER")
+@reaching
+def dump(reach: Reach, archive: str, member: str) -> None:
+    """Write one file of an archive to standard output.
+
+    What is written is only known to be right when it has ended with exit code 0.
+    """
+    with translating():
+        for piece in reach.archive(archive).stream(member.removeprefix("/")):
+            sys.stdout.buffer.write(piece)
+    sys.stdout.buffer.flush()
+
+
+@click.command()
+@click.argument("one", metavar="ARCHIVE")
+@click.argument("other", metavar="ARCHIVE")
+@json_option
+@reaching
+def diff(
+    reach: Reach,
+    one: str,
+    other: str,
+    as_json: bool,
+) -> None:
+    """Show what differs between two archives, from their catalogues alone.
+
+    + is added, - is removed, M has another content, m has another mode, owner or time.
+    """
+    with translating():
+        changes = list(_compare(reach.archive(one), reach.archive(other)))
+    if as_json:
+        console.print_json({"changes": [{"change": c, "name": name} for c, name in changes]})
+        return
+    console.print_all(f"{change}  {escape(name)}" for change, name in changes)
+    counts = {sign: sum(change == sign for change, _ in changes) for sign in "+-Mm"}
+    console.print_remark(
+        f"{counts['+']:,} added, {counts['-']:,} removed, {counts['M']:,} changed,"
+        f" {describe_count(counts['m'], 'file')} with another mode, owner or time"
+    )
+
+
+def _compare(
+    one: storelet.OpenedArchive, other: storelet.OpenedArchive
+) -> Iterator[tuple[str, str]]:
+    """Yield changes, sorted by name."""
+    before = {member.name: _marks(member) for member in one.members()}
+    after = {member.name: _marks(member) for member in other.members()}
+    for name in sorted(before.keys() | after.keys()):
+        if name not in before:
+            yield "+", name
+        elif name not in after:
+            yield "-", name
+        elif before[name][0] != after[name][0]:
+            yield "M", name
+        elif before[name][1] != after[name][1]:
+            yield "m", name
+
+
+def _marks(member: storelet.StoredMember) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """Return what tells another content, and what tells other metadata.
+
+    Encrypted members have no CRC: a file of another time counts as another content there.
+    """
+    content: tuple[Any, ...] = (member.size, stat.S_IFMT(member.mode), member.crc)
+    if not member.has_crc:
+        content += (member.mtime_ns,)
+    metadata: tuple[Any, ...] = (member.mode, member.uid, member.gid)
+    return content, metadata if member.is_directory else (*metadata, member.mtime_ns)
+
+
+def _describe_archive(archive: storelet.OpenedArchive) -> dict[str, Any]:
+    return {
+        "url": archive.url,
+        "name": archive.name,
+        "job": archive.backup,
+        "bytes": archive.size,
+        "made": archive.modified.astimezone().isoformat(timespec="seconds"),
+    }
+
+
+def _describe_member(member: storelet.StoredMember) -> dict[str, Any]:
+    return {
+        "name": member.name,
+        "mode": stat.filemode(member.mode),
+        "uid": member.uid,
+        "gid": member.gid,
+        "bytes": member.size,
+        "bytes_stored": member.stored_size,
+        "mtime": _moment(member.mtime_ns, lambda each: each.isoformat()),
+        "encrypted": bool(member.encryption),
+        "whole": member.is_whole,
+    }
+
+
+def _describe_version(
+    key: tuple[Any, ...], found: Sequence[storelet.OpenedArchive]
+) -> dict[str, Any]:
+    name, mtime_ns, size, _ = key
+    return {
+        "name": name,
+        "bytes": size,
+        "mtime": _moment(mtime_ns, lambda each: each.isoformat()),
+        "archives": [each.url for each in found],
+    }
+
+
+def _format_member(member: storelet.StoredMember) -> str:
+    uid = "-" if member.uid is None else str(member.uid)
+    gid = "-" if member.gid is None else str(member.gid)
+    note = "" if member.is_whole else "  (truncated when it was backed up)"
+    return (
+        f"{stat.filemode(member.mode)} {uid:>5} {gid:>5} {member.size:>12} "
+        f"{_time(member.mtime_ns)} {escape(member.name)}{note}"
+    )
+
+
+def _time(ns: int) -> str:
+    return _moment(ns, lambda each: each.strftime("%Y-%m-%d %H:%M"))
+
+
+def _moment(ns: int, form: Callable[[datetime], str]) -> str:
+    """Return a member's time as text, `-` for a year that datetime has not."""
+    try:
+        return form(datetime.fromtimestamp(ns // 1_000_000_000).astimezone())
+    except (OverflowError, ValueError, OSError):
+        return "-"

@@ -1,0 +1,241 @@
+"""What ARCHIVE and JOB|URL mean: archives, reached as the caller, with no daemon needed.
+
+    s3://bucket/prefix/NAME.zip, file:///path, a path      that archive
+    NAME_YYYYMMDDhhmmss.zip                                one of job NAME, wherever it saves to
+    JOB, JOB@latest                                        the newest one of a job
+    JOB@2026-11-20, JOB@2026-11-20T12:00                   the newest one begun not after it
+
+A job is known by its file. Where it is a Python module, which alone knows where it saves, the
+daemon is asked where its archives are. Secrets that are credentials of the service are taken from
+where systemd has them.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
+
+import click
+
+from storeletd.ctl.arguments import jobs_option
+from storeletd.ctl.console import CommandError
+from storeletd.ctl.invocation import Invocation, pass_invocation
+
+if TYPE_CHECKING:
+    import storelet
+    from storeletd.jobs import Job
+
+__all__ = ["Reach", "name_archive", "nothing_fits", "reaching", "translating"]
+
+_NO_SUCH = 4
+_LOOK_BACK = 50  # runs of a Python module, among which one has saved something
+_ARCHIVE_FILE = re.compile(r"(.+)_(\d{14})\.zip")
+_CREDENTIALS = ("/run/credentials/storeletd.service", "/etc/credstore")
+_ZONES = timedelta(hours=26)  # that local times in archives' names can differ by
+
+
+def reaching(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a verb the options that say where archives are, and first of all a `Reach`."""
+
+    @jobs_option
+    @click.option(
+        "--endpoint-url", metavar="URL", help="Where the store of an s3:// URL is, if not Amazon's."
+    )
+    @pass_invocation
+    def reached(
+        invocation: Invocation, /, directory: Path, endpoint_url: str | None, **more: Any
+    ) -> Any:
+        reach = Reach(invocation=invocation, jobs=directory, endpoint_url=endpoint_url)
+        return command(reach, **more)
+
+    reached.__doc__, reached.__name__ = command.__doc__, command.__name__
+    return reached
+
+
+@contextmanager
+def translating() -> Iterator[None]:
+    """Raise the library's errors as CommandError."""
+    import storelet
+
+    try:
+        yield
+    except storelet.StoreletError as error:
+        raise CommandError(error.message, hint=error.hint, exit_code=error.exit_code) from error
+
+
+def nothing_fits(archive: storelet.OpenedArchive, patterns: Sequence[str]) -> CommandError:
+    """Return the error for patterns that no member fits."""
+    return CommandError(
+        f"nothing in {archive.name} fits {' '.join(patterns)}",
+        hint=f"storeletctl files {shlex.quote(name_archive(archive))}",
+        exit_code=_NO_SUCH,
+    )
+
+
+def name_archive(archive: storelet.OpenedArchive) -> str:
+    """Return what people call an archive: its path, or its s3:// URL."""
+    is_local = archive.url.startswith("file://")
+    return unquote(archive.url.removeprefix("file://")) if is_local else archive.url
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reach:
+    """What an archive is looked for with. Methods raise CommandError."""
+
+    invocation: Invocation
+    jobs: Path  # the job directory
+    endpoint_url: str | None
+
+    def archive(self, text: str) -> storelet.OpenedArchive:
+        """Return the archive that ARCHIVE means."""
+        import storelet
+
+        with translating():
+            if "://" in text or os.path.exists(text):
+                return storelet.open_archive(text, **self._client_options())
+            named = _ARCHIVE_FILE.fullmatch(text.rpartition("/")[2])
+            if named is not None:
+                return self._by_file_name(named[0], named[1], text)
+            name, _, when = text.partition("@")
+            found = self._of_job(name)
+            if not found:
+                raise CommandError(
+                    f"job {name} has no archive yet",
+                    hint=f"storeletctl history {name}",
+                    exit_code=_NO_SUCH,
+                )
+            return found[-1] if when in ("", "latest") else _find_until(found, when, name)
+
+    def archives(self, text: str) -> list[storelet.OpenedArchive]:
+        """Return the archives that JOB|URL means, the oldest first."""
+        import storelet
+
+        with translating():
+            if "://" in text or "/" in text:
+                found = storelet.list_archives(text, **self._client_options())
+                if not found and text.startswith("s3://") and not text.endswith("/"):
+                    found = storelet.list_archives(f"{text}/", **self._client_options())
+                return found
+            return self._of_job(text)
+
+    def _client_options(self) -> dict[str, Any]:
+        return {"endpoint_url": self.endpoint_url} if self.endpoint_url else {}
+
+    def _by_file_name(self, file: str, name: str, text: str) -> storelet.OpenedArchive:
+        for archive in self._of_job(name):
+            if archive.name == file and archive.url.endswith(text):
+                return archive
+        raise CommandError(
+            f"no such archive: {text}", hint=f"storeletctl archives {name}", exit_code=_NO_SUCH
+        )
+
+    def _of_job(self, name: str) -> list[storelet.OpenedArchive]:
+        import storelet
+
+        places = self._places(self._job(name))
+        found = [each for place in places for each in storelet.list_archives(*place)]
+        return sorted(found, key=lambda archive: (archive.modified, archive.name))
+
+    def _job(self, name: str) -> Job:
+        from storeletd.jobfile import SUFFIXES, read_job
+        from storeletd.jobs import JobFileError
+
+        for suffix in SUFFIXES:
+            path = self.jobs / f"{name}{suffix}"
+            if "/" not in name and path.exists():
+                try:
+                    return read_job(path)
+                except JobFileError as error:
+                    raise CommandError(str(error), hint=error.hint, exit_code=78) from error
+        raise CommandError(
+            f"no such job or archive: {name}",
+            hint=f"jobs are files in {self.jobs}; an archive may also be a path or an s3:// URL",
+            exit_code=_NO_SUCH,
+        )
+
+    def _places(self, job: Job) -> Sequence[tuple[Any, str]]:
+        """Return where a job saves, and what its archives are named after."""
+        from storeletd.destinations import make_destinations, set_environment
+
+        _find_credentials()
+        set_environment(job)
+        if job.language == "python":
+            return self._places_of_runs(job.name)
+        destinations, failures = make_destinations(job)
+        if failures and not destinations:
+            raise failures[0]
+        return [(each, job.name) for each in destinations]
+
+    def _places_of_runs(self, name: str) -> Sequence[tuple[str, str]]:
+        """Return where the runs of a job have saved, as the daemon remembers it."""
+        runs = self.invocation.client().runs(job=name, limit=_LOOK_BACK)
+        places: dict[tuple[str, str], None] = {}
+        for archive in (archive for run in runs for archive in run["archives"]):
+            place, _, file = archive["url"].rpartition("/")
+            named = _ARCHIVE_FILE.fullmatch(file)
+            if named is not None:
+                places[f"{place}/", named[1]] = None
+        if not places:
+            raise CommandError(
+                f"where job {name} saves is known to its code alone, and it has saved nothing yet",
+                hint="give the archive's path or s3:// URL",
+                exit_code=_NO_SUCH,
+            )
+        return list(places)
+
+
+def _find_credentials() -> None:
+    """Let credentials of the service be found by a shell, which systemd gives none."""
+    if "CREDENTIALS_DIRECTORY" not in os.environ:
+        for directory in _CREDENTIALS:
+            if os.path.isdir(directory):
+                os.environ["CREDENTIALS_DIRECTORY"] = directory
+                return
+
+
+def _find_until(
+    archives: Sequence[storelet.OpenedArchive], when: str, job: str
+) -> storelet.OpenedArchive:
+    """Return the newest archive that was begun not after a time, or not after a day."""
+    limit = _read_limit(when)
+    candidates = sorted(archives, key=_local_time, reverse=True)
+    for archive in candidates:
+        # Names have the time of some zone; what an archive says of itself takes a read.
+        if _local_time(archive) - _ZONES <= limit.replace(tzinfo=None):
+            started = archive.started or archive.modified
+            if started <= limit:
+                return archive
+    oldest = min((_local_time(each) for each in archives), default=None)
+    raise CommandError(
+        f"job {job} has no archive from {when} or before",
+        hint=f"storeletctl archives {job}; the oldest is from {oldest:%Y-%m-%d}",
+        exit_code=_NO_SUCH,
+    )
+
+
+def _read_limit(text: str) -> datetime:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise CommandError(
+            f"no time: {text}", hint="JOB@latest, JOB@2026-11-20, JOB@2026-11-20T12:00", exit_code=2
+        ) from error
+    if len(text) <= len("2026-11-20"):
+        moment += timedelta(days=1, microseconds=-1)
+    return moment.astimezone()
+
+
+def _local_time(archive: storelet.OpenedArchive) -> datetime:
+    named = _ARCHIVE_FILE.fullmatch(archive.name)
+    try:
+        return datetime.strptime(named[2] if named else "", "%Y%m%d%H%M%S")  # noqa: DTZ007
+    except ValueError:
+        return archive.modified.astimezone().replace(tzinfo=None)

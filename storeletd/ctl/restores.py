@@ -1,0 +1,163 @@
+"""The verb that brings files back: restore. It runs as the caller and needs no daemon."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from storeletd.ctl import console
+from storeletd.ctl.formats import describe_bytes, describe_count, describe_elapsed, escape
+from storeletd.ctl.invocation import json_option
+from storeletd.ctl.reach import Reach, nothing_fits, reaching, translating
+
+if TYPE_CHECKING:
+    import storelet
+
+__all__ = ["restore"]
+
+_PARTIAL = 3
+_SHOWN = 20  # members that were not restored
+
+
+@click.command()
+@click.argument("archive", metavar="ARCHIVE")
+@click.argument("patterns", nargs=-1, metavar="[GLOB]...")
+@click.option("--target", type=click.Path(path_type=Path), metavar="DIR", help="Where to.")
+@click.option("--in-place", is_flag=True, help="Put everything where it came from.")
+@click.option("-n", "--dry-run", is_flag=True, help="Only say what would be restored.")
+@click.option(
+    "--overwrite",
+    is_flag=False,
+    flag_value="always",
+    default="never",
+    type=click.Choice(["always", "if-newer", "never"]),
+    show_default=True,
+    help="Replace files that are there; if-newer: where the archive's is newer.",
+)
+@json_option
+@reaching
+def restore(
+    reach: Reach,
+    archive: str,
+    patterns: Sequence[str],
+    target: Path | None,
+    in_place: bool,
+    dry_run: bool,
+    overwrite: Any,
+    as_json: bool,
+) -> int:
+    """Restore an archive, or the files that fit, to a directory.
+
+    ARCHIVE is a path, a URL, JOB, JOB@latest, or JOB@2026-11-20 for the newest one not after that
+    day. GLOB is as in a .gitignore: `*.conf`, `/etc/ssh/`, `www/**/*.php`.
+
+    Files that are there stay as they are. A restore that was broken off goes on where it stopped
+    when it is called again. Exit code 3 says that something could not be restored.
+    """
+    if (target is None) == (not in_place):
+        raise click.UsageError("give either --target DIR or --in-place")
+    opened = reach.archive(archive)
+    begun = time.monotonic()
+    with translating(), _showing_progress(live=console.is_terminal() and not as_json):
+        how: Any = {"overwrite": overwrite, "dry_run": dry_run}
+        if target is None:
+            result = opened.extract_in_place(patterns, **how)
+        else:
+            result = opened.extract(target, patterns, **how)
+        problems = opened.problems
+    took = time.monotonic() - begun
+    if patterns and not result.wanted:
+        raise nothing_fits(opened, patterns)
+    if as_json:
+        console.print_json(_describe(opened, result, dry_run=dry_run))
+    else:
+        where = "where it came from" if target is None else str(target)
+        _print_result(opened, result, where, took, dry_run=dry_run)
+    return _PARTIAL if result.refused or problems else 0
+
+
+def _print_result(
+    opened: storelet.OpenedArchive,
+    result: storelet.Unpacked,
+    where: str,
+    took: float,
+    *,
+    dry_run: bool,
+) -> None:
+    if dry_run:
+        files = f"{describe_count(result.planned, 'file')}, {describe_bytes(result.size)}"
+        console.print_line(f"Would restore {files} to {escape(where)}")
+    else:
+        files = f"{describe_count(result.files, 'file')}, {describe_bytes(result.size)}"
+        console.print_line(f"Restored {files} to {escape(where)} in {describe_elapsed(took)}")
+    if result.there:
+        console.print_line(f"{describe_count(result.there, 'file')} there already")
+    if result.kept:
+        console.print_line(f"{describe_count(result.kept, 'file')} newer there, and kept")
+    for problem in opened.problems:
+        console.print_remark(f"{opened.name}: {problem}")
+    for name, reason in result.refused[:_SHOWN]:
+        console.print_remark(f"Not restored: {name}: {reason}")
+    if len(result.refused) > _SHOWN:
+        console.print_remark(f"… and {len(result.refused) - _SHOWN:,} more (--json has them all)")
+
+
+def _describe(
+    opened: storelet.OpenedArchive, result: storelet.Unpacked, *, dry_run: bool
+) -> dict[str, Any]:
+    return {
+        "archive": opened.url,
+        "dry_run": dry_run,
+        "files": result.planned if dry_run else result.files,
+        "bytes": result.size,
+        "there": result.there,
+        "kept": result.kept,
+        "refused": [{"name": name, "reason": reason} for name, reason in result.refused],
+        "problems": opened.problems,
+    }
+
+
+@contextmanager
+def _showing_progress(*, live: bool) -> Iterator[None]:
+    """Keep one line at the bottom of the terminal while files are restored."""
+    if not live:
+        yield
+        return
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    import storelet
+
+    shown = Progress(
+        TextColumn("{task.fields[files]} of {task.fields[planned]}"),
+        BarColumn(bar_width=None),
+        DownloadColumn(binary_units=True),
+        TransferSpeedColumn(),
+        console=console.open_terminal(),
+        transient=True,
+    )
+    observer = _make_observer(shown)
+    with shown, storelet.observe(observer):
+        yield
+
+
+def _make_observer(shown: Any) -> Callable[[storelet.Event], None]:
+    import storelet
+
+    task = shown.add_task("", total=None, files="0", planned="…")
+    done = 0
+
+    def observe(event: storelet.Event) -> None:
+        nonlocal done
+        match event:
+            case storelet.Restoring(files=files, bytes=size):
+                shown.update(task, total=size, planned=describe_count(files, "file"))
+            case storelet.Restored(bytes=size):
+                done += 1
+                shown.update(task, advance=size, files=f"{done:,}")
+
+    return observe

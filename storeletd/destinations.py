@@ -1,0 +1,65 @@
+"""A YAML job's destinations: what it says under `save` as the library's, with their secrets."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from typing import Any
+
+from pydantic import SecretStr
+
+import storelet
+from storeletd import secrets
+from storeletd.items import SaveDirectory, SaveS3
+from storeletd.jobs import Job
+
+__all__ = ["find_directories", "make_destinations", "set_environment"]
+
+_log = logging.getLogger("storeletd.destinations")
+
+
+def set_environment(job: Job) -> None:
+    """Set the variables that the job file gives, in this process. Raises CredentialsError."""
+    for name, value in job.settings.environment.items():
+        os.environ[name] = secrets.resolve(value) if not isinstance(value, str) else value
+    time.tzset()  # TZ may be among them
+
+
+def find_directories(job: Job) -> list[str]:
+    """Return the directories that the job saves to."""
+    return [each.directory for each in job.settings.save if isinstance(each, SaveDirectory)]
+
+
+def make_destinations(
+    job: Job,
+) -> tuple[list[storelet.S3 | storelet.Directory], list[storelet.StoreletError]]:
+    """Return the destinations, and why others cannot be: their secrets are not to be had."""
+    destinations: list[storelet.S3 | storelet.Directory] = []
+    failures: list[storelet.StoreletError] = []
+    for save in job.settings.save:
+        try:
+            match save:
+                case SaveDirectory():
+                    destinations.append(storelet.Directory(save.directory))
+                case SaveS3():
+                    destinations.append(storelet.S3(save.s3, **_options(save)))
+        except storelet.StoreletError as error:
+            _log.error("%s", error)
+            failures.append(error)
+    return destinations, failures
+
+
+def _options(save: SaveS3) -> dict[str, Any]:
+    """Return the keywords of `S3`, secrets in their place."""
+    options: dict[str, Any] = {}
+    for name, value in save:
+        if value is None or name == "s3":
+            continue
+        if name == "upload":
+            options[name] = value.model_dump(exclude_none=True)
+        elif isinstance(value, secrets.SecretReference | SecretStr):
+            options[name] = secrets.resolve(value)
+        else:
+            options[name] = value
+    return options

@@ -1,0 +1,248 @@
+"""The verbs about archives: storeletctl as a process, with no daemon anywhere."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import storelet
+from tests.helpers import ACCESS_KEY, CLONE, SECRET_KEY, Bucket
+from tests.proxy import Proxy
+from tests.trees import describe_tree, make_strange_tree
+
+JOB = """\
+schedule: manual
+include: [{{directory: {source}, name: www}}]
+save: [{{directory: {kept}}}]
+"""
+
+
+class Nights:
+    """A job, and its archives of two nights; `storeletctl` finds them by the job's file alone."""
+
+    def __init__(self, path: Path) -> None:
+        self.source, self.kept, self.jobs = path / "source", path / "kept", path / "jobs"
+        self.kept.mkdir()
+        self.jobs.mkdir(mode=0o700)
+        job = JOB.format(source=self.source, kept=self.kept)
+        (self.jobs / "website.yaml").write_text(job)
+        make_strange_tree(self.source)
+        self.first = self.back_up()
+        (self.source / "added").write_text("new")
+        (self.source / "random").unlink()
+        (self.source / "empty dir").mkdir()
+        (self.source / "directory" / "plain").write_text("changed")
+        (self.source / "large").chmod(0o600)
+        self.second = self.back_up()
+
+    def back_up(self) -> str:
+        before = set(self.kept.iterdir())
+        with storelet.ZipBackup("website", destination=storelet.Directory(self.kept)) as backup:
+            backup.include_directory(self.source, name="www")
+        (made,) = set(self.kept.iterdir()) - before
+        return str(made)
+
+    def ctl(self, verb: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return ctl(verb, "--jobs", str(self.jobs), *arguments)
+
+    def json(self, verb: str, *arguments: str) -> Any:
+        return json.loads(self.ctl(verb, *arguments, "--json").stdout)
+
+
+def ctl(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "storeletd.ctl", *arguments],
+        cwd=CLONE,
+        env={"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "TZ": "UTC", **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+@pytest.fixture
+def nights(tmp_path: Path) -> Nights:
+    return Nights(tmp_path)
+
+
+def test_archives_of_a_job_and_of_a_place(nights: Nights) -> None:
+    of_job = nights.ctl("archives", "website")
+    assert of_job.stdout.split()[-1] == nights.second
+    assert of_job.stdout == ctl("archives", f"{nights.kept}/").stdout
+    found = nights.json("archives", "website")["archives"]
+    assert [each["url"] for each in found] == [
+        Path(nights.first).as_uri(),
+        Path(nights.second).as_uri(),
+    ]
+    assert {each["job"] for each in found} == {"website"}
+
+
+def test_files_are_listed_as_ls_does(nights: Nights) -> None:
+    listed = nights.ctl("files", "website", "www/directory/plain")
+    uid, gid = os.getuid(), os.getgid()
+    assert listed.stdout.split()[:4] == ["-rw-r-----", str(uid), str(gid), "7"]
+    assert listed.stdout.endswith(" www/directory/plain\n")
+    every = nights.json("files", "website")["members"]
+    assert {each["name"] for each in every} >= {"www/", "www/added", "www/nothing in it/"}
+    nothing = nights.ctl("files", "website", "*.nowhere")
+    assert (nothing.returncode, nothing.stdout) == (4, "")
+    assert "fits *.nowhere" in nothing.stderr
+
+
+def test_an_archive_is_named_in_many_ways(nights: Nights) -> None:
+    today = datetime.now().astimezone()
+    names = [
+        nights.second,
+        Path(nights.second).as_uri(),
+        Path(nights.second).name,
+        "website",
+        "website@latest",
+        f"website@{today:%Y-%m-%d}",
+        f"website@{today + timedelta(days=400):%Y-%m-%dT%H:%M}",
+    ]
+    for name in names:
+        assert nights.json("files", name)["archive"] == Path(nights.second).as_uri(), name
+    second = storelet.open_archive(nights.second).started
+    assert second is not None
+    before = (second - timedelta(microseconds=1)).isoformat()
+    assert nights.json("files", f"website@{before}")["archive"] == Path(nights.first).as_uri()
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "said"),
+    [
+        ("nowhere", 4, "no such job or archive: nowhere"),
+        ("website@2001-01-01", 4, "no archive from 2001-01-01 or before"),
+        ("website@yesterday", 2, "no time: yesterday"),
+        ("website_20010101000000.zip", 4, "no such archive"),
+        ("/nowhere/website_20010101000000.zip", 4, "no such"),
+        ("../../nowhere", 4, "no such"),
+        ("http://example.org/x.zip", 2, "not a place for archives"),
+    ],
+)
+def test_what_names_no_archive_is_said_in_a_line(
+    nights: Nights, name: str, code: int, said: str
+) -> None:
+    done = nights.ctl("files", name)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert said in done.stderr
+    assert len(done.stderr.splitlines()) <= 2
+
+
+def test_versions_of_a_file_are_found(nights: Nights) -> None:
+    versions = nights.json("find", "website", "plain")["versions"]
+    assert sorted((each["bytes"], len(each["archives"])) for each in versions) == [
+        (7, 1),
+        (1100, 1),
+    ]
+    (same,) = nights.json("find", "website", "www/setuid")["versions"]
+    assert len(same["archives"]) == 2
+    assert nights.ctl("find", "website", "nowhere").returncode == 1
+
+
+def test_one_file_is_dumped(nights: Nights) -> None:
+    assert nights.ctl("dump", "website", "www/directory/plain").stdout == "changed"
+    assert nights.ctl("dump", nights.first, "/www/directory/plain").stdout == "plain text\n" * 100
+    missing = nights.ctl("dump", "website", "www/nowhere")
+    assert (missing.returncode, missing.stdout) == (4, "")
+
+
+def test_differences_are_told(nights: Nights) -> None:
+    changes = {
+        e["name"]: e["change"] for e in nights.json("diff", nights.first, "website")["changes"]
+    }
+    assert {name: changes.get(name) for name in ("www/added", "www/random", "www/large")} == {
+        "www/added": "+",
+        "www/random": "-",
+        "www/large": "m",
+    }
+    assert changes["www/directory/plain"] == "M"
+    assert changes["www/empty dir/"] == "+"
+    assert "www/setuid" not in changes
+    assert nights.json("diff", "website", "website")["changes"] == []
+
+
+def test_a_job_is_restored(nights: Nights, tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    done = nights.ctl("restore", "website", "--target", str(target))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("Restored ")
+    assert describe_tree(target / "www") == describe_tree(nights.source)
+    again = nights.ctl("restore", "website", "--target", str(target))
+    assert "Restored 0 files" in again.stdout
+    assert "there already" in again.stdout
+
+
+def test_what_is_there_is_named_and_kept(nights: Nights, tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    (target / "www").mkdir(parents=True)
+    (target / "www" / "added").write_text("another")
+    done = nights.ctl("restore", "website", "--target", str(target))
+    assert done.returncode == 3
+    assert "Not restored: www/added: something else is there already" in done.stderr
+    assert (target / "www" / "added").read_text() == "another"
+    done = nights.ctl("restore", "website", "www/added", "--overwrite", "--target", str(target))
+    assert done.returncode == 0
+    assert (target / "www" / "added").read_text() == "new"
+
+
+def test_in_place_puts_things_where_they_came_from(nights: Nights) -> None:
+    before = describe_tree(nights.source)
+    (nights.source / "added").unlink()
+    (nights.source / "points").unlink()
+    dry = nights.json("restore", "website", "--in-place", "--dry-run")
+    assert dry["files"] == 2
+    assert not (nights.source / "added").exists()
+    done = nights.ctl("restore", "website", "--in-place")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert describe_tree(nights.source) == before
+
+
+def test_a_target_is_given_one_way(nights: Nights, tmp_path: Path) -> None:
+    for arguments in ([], ["--in-place", "--target", str(tmp_path)]):
+        done = nights.ctl("restore", "website", *arguments)
+        assert done.returncode == 2
+        assert "either --target DIR or --in-place" in done.stderr
+
+
+def test_from_s3_one_small_member_costs_its_bytes_and_the_catalogue(
+    seaweedfs: Bucket, tmp_path: Path
+) -> None:
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    for number in range(3_000):
+        (tree / f"file {number:04}").write_text(os.urandom(50).hex() * (number % 7 + 1))
+    (tree / "huge").write_bytes(os.urandom(60_000_000))
+    store: dict[str, Any] = {"access_key": ACCESS_KEY, "secret_key": SECRET_KEY}
+    with storelet.ZipBackup(
+        "example",
+        destination=storelet.S3(
+            seaweedfs.name, prefix="web/", endpoint_url=seaweedfs.endpoint, **store
+        ),
+    ) as backup:
+        backup.include_directory(tree)
+    (key,) = seaweedfs.keys()
+    keys = {"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY}
+    assert seaweedfs.endpoint is not None
+    with Proxy(seaweedfs.endpoint) as proxy:
+        where = ("--endpoint-url", proxy.endpoint)
+        done = ctl("dump", f"s3://{seaweedfs.name}/{key}", "file 1234", *where, **keys)
+        assert (done.returncode, done.stderr) == (0, "")
+        reads = [each for each in proxy.requests if each.method == "GET"]
+        ranges = [each.headers["range"].removeprefix("bytes=").split("-") for each in reads]
+        cost = sum(int(last) - int(first) + 1 for first, last in ranges)
+        assert len(proxy.requests) <= 6
+        assert cost < 3_001 * 200 + 10_000
+        listed = ctl("archives", f"s3://{seaweedfs.name}/web", *where, **keys)
+        assert listed.stdout.split()[-1] == f"s3://{seaweedfs.name}/{key}"
+        target = str(tmp_path / "target")
+        done = ctl("restore", f"s3://{seaweedfs.name}/{key}", "--target", target, *where, **keys)
+        assert (done.returncode, done.stderr) == (0, "")
+    assert describe_tree(tmp_path / "target") == describe_tree(tree)
