@@ -6,6 +6,7 @@ that disagree with the catalogue, zip64 records that were not needed.
 
 from __future__ import annotations
 
+import os
 import struct
 import zlib
 from collections.abc import Iterator
@@ -33,6 +34,7 @@ class Private:
     read_at: int
     raw_name: bytes | None
     archive: tuple[int, str, str] | None  # started in ns, job, host
+    sources: tuple[tuple[str, str], ...]  # beginnings of members' names, and paths
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -270,6 +272,7 @@ def _parse_private(data: bytes) -> Private:
     assert version == 1
     rest = data[struct.calcsize(layout) :]
     raw_name = archive = None
+    sources: list[tuple[str, str]] = []
     if flags & 4:
         raw_name, rest = _parse_counted(rest)
     if flags & 8:
@@ -277,12 +280,17 @@ def _parse_private(data: bytes) -> Private:
         job, rest = _parse_counted(rest[8:])
         host, rest = _parse_counted(rest)
         archive = (started, job.decode(), host.decode())
+        while rest:  # where members came from: beginnings of names, and paths
+            prefix, rest = _parse_counted(rest)
+            path, rest = _parse_counted(rest)
+            sources.append((os.fsdecode(prefix), os.fsdecode(path)))
     assert rest == b""
     names = ("link_group", "mtime_ns", "ctime_ns", "inode", "source_size", "read_at")
     return Private(
         flags=flags & 3,
         raw_name=raw_name,
         archive=archive,
+        sources=tuple(sources),
         **dict(zip(names, numbers, strict=True)),
     )
 

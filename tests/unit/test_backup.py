@@ -654,6 +654,23 @@ def test_the_archive_says_of_which_job_host_and_time_it_is(kept: Path) -> None:
     assert (job, host) == ("exämple", os.uname().nodename)
 
 
+def test_the_archive_says_where_its_members_came_from(kept: Path, tree: Path) -> None:
+    file = next(path for path in tree.rglob("*") if path.is_file())
+    with storelet.ZipBackup("example") as backup:
+        backup.include_directory(tree, name="named")
+        backup.include_directory(tree, preserve_paths=True)
+        backup.include_file(file, name="alone")
+        with backup.include_new_dir("made"):
+            pass
+        private = saved(backup, kept).members[0].private
+    assert set(private.sources) == {
+        ("named/", str(tree)),
+        (f"{str(tree)[1:]}/", str(tree)),
+        ("alone", str(file)),
+        ("made/", ""),
+    }
+
+
 def test_a_backup_of_nothing_is_an_empty_zip(kept: Path) -> None:
     with storelet.ZipBackup("example") as backup:
         assert saved(backup, kept).members == []
