@@ -34,6 +34,7 @@ packer                  deflate source packing crew
 layout                  zipformat catalogue deflate
 archive                 observer deflate source plan packing crew layout
 reuse
+retention               errors
 destination
 destination.contract    errors reuse
 destination.directory   errors observer reuse destination.contract
