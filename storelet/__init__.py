@@ -23,10 +23,12 @@ from storelet.errors import (
 from storelet.logs import LOGGING_DEFAULTS, setup_logging
 from storelet.observer import (
     Added,
+    Deleted,
     Event,
     Figures,
     Filling,
     Moved,
+    NotPruned,
     NotReused,
     Observer,
     Passed,
@@ -41,9 +43,11 @@ from storelet.observer import (
     UploadOpened,
     observe,
 )
+from storelet.pruning import PrunedArchive, prune
 from storelet.restore.extraction import Unpacked
 from storelet.restore.listing import StoredMember
 from storelet.restore.opened import OpenedArchive, list_archives, open_archive
+from storelet.retention import Keep
 from storelet.source import never_include
 
 __all__ = [
@@ -55,20 +59,24 @@ __all__ = [
     "ArchiveMissingError",
     "CredentialsError",
     "DamagedArchiveError",
+    "Deleted",
     "DestinationError",
     "DestinationMissingError",
     "Directory",
     "Event",
     "Figures",
     "Filling",
+    "Keep",
     "MemberMissingError",
     "Moved",
     "NewDirectory",
+    "NotPruned",
     "NotReused",
     "Observer",
     "OpenedArchive",
     "Passed",
     "PermissionDeniedError",
+    "PrunedArchive",
     "Refused",
     "RestoreError",
     "Restored",
@@ -92,5 +100,6 @@ __all__ = [
     "never_include",
     "observe",
     "open_archive",
+    "prune",
     "setup_logging",
 ]

@@ -10,7 +10,7 @@ import os
 import socket
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import chain
 
@@ -20,11 +20,12 @@ from storelet.errors import ArchiveExistsError, UsageError
 from storelet.source import Entry, UnreadableError, open_file
 from storelet.zipformat import ArchiveRecord
 
-__all__ = ["Label", "names_taken"]
+__all__ = ["Label", "find_record", "names_taken"]
 
 _NAMES_TRIED = 60  # seconds after now whose names may all be taken before we give up
 _NAME_BYTES = 255 - len("_YYYYMMDDhhmmss.zip")  # a file's name has 255 at most
 _SOURCES_CHARACTERS = 12_000
+_USUAL_HEADER_BYTES = 4 << 10
 _FIRST_HEADER_BYTES = 46 + 2 * 0x10000  # central header, APPNOTE 4.3.12: name and extra field
 
 
@@ -99,13 +100,26 @@ def read_record(entry: Entry) -> ArchiveRecord | None:
     """Return what an archive in a file says of itself; None where it is none of Storelet's."""
     try:
         with open_file(entry) as file:
-            start = max(file.entry.size - catalogue.TAIL_BYTES, 0)
-            found = catalogue.find_catalogue(file.read_at(start, catalogue.TAIL_BYTES))
-            if found is None:
-                return None
-            return catalogue.read_record(file.read_at(found[0], _FIRST_HEADER_BYTES))
+            return find_record(file.read_at, file.entry.size)
     except UnreadableError:
         return None
+
+
+def find_record(read: Callable[[int, int], bytes], size: int) -> ArchiveRecord | None:
+    """Return what an archive of `size` bytes says of itself; None where it is none of Storelet's.
+
+    `read` takes offset and size and gives what there is.
+    """
+    found = catalogue.find_catalogue(
+        read(max(size - catalogue.TAIL_BYTES, 0), catalogue.TAIL_BYTES)
+    )
+    if found is None or found[0] >= size:
+        return None
+    for header_bytes in (_USUAL_HEADER_BYTES, _FIRST_HEADER_BYTES):
+        record = catalogue.read_record(read(found[0], header_bytes))
+        if record is not None:
+            return record
+    return None
 
 
 def names_taken(destination: object) -> ArchiveExistsError:

@@ -23,10 +23,12 @@ from threading import Lock
 
 __all__ = [
     "Added",
+    "Deleted",
     "Event",
     "Figures",
     "Filling",
     "Moved",
+    "NotPruned",
     "NotReused",
     "Observer",
     "Passed",
@@ -155,6 +157,23 @@ class Saved:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Deleted:
+    """An archive that retention let go was deleted."""
+
+    url: str
+    bytes: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NotPruned:
+    """Archives that retention lets go stay at a destination."""
+
+    destination: str  # in words, as in Saved
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Restoring:
     """A restore begins; what is there already is not counted."""
 
@@ -191,6 +210,8 @@ Event = (
     | UploadOpened
     | UploadEnded
     | Saved
+    | Deleted
+    | NotPruned
     | Restoring
     | Restored
     | Refused
@@ -289,6 +310,10 @@ def _log_event(event: Event) -> None:
             _log.debug("Began multipart upload %s of %s", upload_id, _printable(key))
         case UploadEnded(upload_id=upload_id):
             _log.debug("Ended multipart upload %s", upload_id)
+        case Deleted(url=url, bytes=size, reason=reason):
+            _log.info("Deleted %s (%d bytes): %s", _printable(url), size, reason)
+        case NotPruned(destination=destination, reason=reason):
+            _log.warning("Nothing is pruned in %s: %s", _printable(destination), reason)
         case Restored(path=path):
             _files_log.info("Restored file %s", _printable(path))
         case Refused(member=member, reason=reason):
@@ -316,6 +341,7 @@ class Figures:
     skipped: int = 0  # entries that are not whole in the archive
     not_reused: list[str] = field(default_factory=list)  # why, each reason once
     archives: list[Saved] = field(default_factory=list)
+    deleted: int = 0  # archives that retention let go
 
     def count(self, event: Event) -> None:
         """Add `event` to the figures."""
@@ -334,6 +360,8 @@ class Figures:
             case NotReused(reason=reason):
                 if reason not in self.not_reused:
                     self.not_reused.append(reason)
+            case Deleted():
+                self.deleted += 1
             case Saved():
                 self.archives.append(event)
                 self.bytes_underway = 0  # should a file have been read twice

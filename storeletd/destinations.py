@@ -14,9 +14,11 @@ from storeletd import secrets
 from storeletd.items import SaveDirectory, SaveS3
 from storeletd.jobs import Job
 
-__all__ = ["find_directories", "make_destinations", "set_environment"]
+__all__ = ["find_directories", "make_destinations", "prune_archives", "set_environment"]
 
 _log = logging.getLogger("storeletd.destinations")
+
+Pruned = tuple[str, list[storelet.PrunedArchive]]  # a place in words, and its archives
 
 
 def set_environment(job: Job) -> None:
@@ -48,6 +50,28 @@ def make_destinations(
             _log.error("%s", error)
             failures.append(error)
     return destinations, failures
+
+
+def prune_archives(job: Job, *, dry_run: bool = False) -> tuple[list[Pruned], list[str]]:
+    """Delete the archives that the job's `keep` lets go, wherever it saves to.
+
+    Returns for each place all its archives, and why others could not be pruned.
+    """
+    pruned: list[Pruned] = []
+    destinations, failures = make_destinations(job)
+    reasons = [str(each) for each in failures]
+    if job.settings.keep is None:
+        return pruned, reasons
+    keep = storelet.Keep(**dict(job.settings.keep))
+    for destination in destinations:
+        try:
+            found = storelet.prune(
+                destination, job.name, keep, zone=job.settings.timezone, dry_run=dry_run
+            )
+            pruned.append((str(destination), found))
+        except storelet.StoreletError as error:
+            reasons.append(f"{destination}: {error}")
+    return pruned, reasons
 
 
 def _options(save: SaveS3) -> dict[str, Any]:

@@ -36,11 +36,15 @@ __all__ = [
     "SETTINGS_IN",
     "CatchUp",
     "ChangeDetection",
+    "Keep",
     "Language",
     "Settings",
     "YamlSettings",
     "json_schema",
 ]
+
+
+_Count = Annotated[StrictInt, Field(ge=0)]
 
 
 class ChangeDetection(SettingsModel):
@@ -57,6 +61,20 @@ class ChangeDetection(SettingsModel):
         False,
         default=True,
     )
+
+
+class Keep(SettingsModel):
+    """Which archives are kept when others are deleted; what any of these keeps is kept."""
+
+    last: Annotated[StrictInt, Field(ge=1)] = setting(
+        "The newest archives; whatever else is said, no fewer are kept.", 7, default=3
+    )
+    hourly: _Count = setting("The newest of each of the last so many hours.", 24, default=0)
+    daily: _Count = setting("The newest of each of the last so many days.", 7, default=0)
+    weekly: _Count = setting("The newest of each of the last so many weeks.", 4, default=0)
+    monthly: _Count = setting("The newest of each of the last so many months.", 12, default=0)
+    yearly: _Count = setting("The newest of each of the last so many years.", 5, default=0)
+    within: Duration | None = setting("All of so long before the newest one.", "14d")
 
 
 class CatchUp(SettingsModel):
@@ -137,6 +155,11 @@ class Settings(SettingsModel):
         "By what a file shows that it has not changed; its size and mtime always count.",
         {"ctime": False, "inode": False},
         default=ChangeDetection(),
+    )
+    keep: Keep | None = setting(
+        "Delete, after each run that was a success, the archives of this job and this host that"
+        " none of these rules keeps. Left out, all are kept.",
+        {"last": 3, "daily": 7, "weekly": 4, "monthly": 12},
     )
     randomized_delay: Duration | None = setting(
         "Start every run up to that much later than it is due, by an amount that is always the"
@@ -221,7 +244,7 @@ class YamlSettings(Settings):
 Language = Literal["yaml", "python"]
 SETTINGS_IN: Mapping[Language, type[Settings]] = {"yaml": YamlSettings, "python": Settings}
 SAID_BY_CODE = frozenset(  # of a Python module
-    {"change_detection", "compression", "include", "reread", "reuse", "save"}
+    {"change_detection", "compression", "include", "keep", "reread", "reuse", "save"}
 )
 MODULE_CONSTANTS: Mapping[str, str] = {
     name.upper(): name for name in Settings.model_fields if name not in SAID_BY_CODE

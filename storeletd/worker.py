@@ -30,7 +30,7 @@ from typing import Literal, NoReturn
 
 import storelet
 from storeletd import events, secrets
-from storeletd.destinations import find_directories, set_environment
+from storeletd.destinations import find_directories, prune_archives, set_environment
 from storeletd.jobs import Job
 from storeletd.order import Order
 from storeletd.rights import hint_at_rights
@@ -94,7 +94,21 @@ def _run(order: Order, channel: _Channel, figures: storelet.Figures) -> events.E
         said = traceback.format_exception_only(error)[-1].strip()
         return events.Ended(outcome="failed", message=said[:_TEXT_CHARACTERS])
     channel.check_process()
-    return events.conclude(status, saved=len(figures.archives), skipped=figures.skipped)
+    ended = events.conclude(status, saved=len(figures.archives), skipped=figures.skipped)
+    if order.job.settings.keep is not None:
+        _prune(order.job, channel, ended)
+    return ended
+
+
+def _prune(job: Job, channel: _Channel, ended: events.Ended) -> None:
+    """Delete what the job lets go; where that cannot be, the run is what it was."""
+    if ended.outcome != "success":
+        reasons = ["not pruned: the newest archive is not whole"]
+    else:
+        reasons = [f"not pruned: {each}" for each in prune_archives(job)[1]]
+    for reason in reasons:
+        _log.warning("%s", reason)
+        channel.send(events.Noted(message=reason[:_TEXT_CHARACTERS]))
 
 
 def _describe(error: storelet.StoreletError, hint: str | None) -> events.Ended:
@@ -241,6 +255,9 @@ class _Reporter:
                 self.send_progress()
             case storelet.NotReused(destination=destination, reason=reason):
                 note = f"not reused from {destination}: {reason}"
+                self._channel.send(events.Noted(message=note[:_TEXT_CHARACTERS]))
+            case storelet.NotPruned(destination=destination, reason=reason):
+                note = f"not pruned: {destination}: {reason}"
                 self._channel.send(events.Noted(message=note[:_TEXT_CHARACTERS]))
             case storelet.UploadOpened(bucket=bucket, key=key, upload_id=upload_id):
                 opened = events.OpenedUpload(bucket=bucket, key=key, upload_id=upload_id)

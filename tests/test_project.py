@@ -47,6 +47,7 @@ destination.s3          errors observer abandoned reuse destination.contract des
                         destination.s3errors destination.s3upload
 temporary               errors
 label                   errors zipformat catalogue source destination.contract
+pruning                 errors observer zipformat retention label destination.contract
 previous                errors zipformat catalogue deflate reuse destination.contract
 matching                zipformat catalogue plan reuse previous
 inspection              errors zipformat catalogue reuse destination.contract layout previous

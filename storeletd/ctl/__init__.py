@@ -6,6 +6,7 @@
     times       next, calendar
     archives    archives, files, find, dump, diff
     restores    restore
+    prunes      prune
     jobfiles    validate, schema
     reach       what ARCHIVE means: archives, reached as the caller
     client      HTTP on the control socket;   replies     the JSON that comes over it

@@ -126,6 +126,31 @@ class Reach:
                 return found
             return self._of_job(text)
 
+    def job(self, name: str) -> Job:
+        """Return a job by its file, and set the environment that it gives.
+
+        Credentials of the service can be resolved from then on.
+        """
+        from storeletd.destinations import set_environment
+        from storeletd.jobfile import SUFFIXES, read_job
+        from storeletd.jobs import JobFileError
+
+        for suffix in SUFFIXES:
+            path = self.jobs / f"{name}{suffix}"
+            if "/" not in name and path.exists():
+                try:
+                    job = read_job(path)
+                    _find_credentials()
+                    set_environment(job)
+                    return job
+                except JobFileError as error:
+                    raise CommandError(str(error), hint=error.hint, exit_code=78) from error
+        raise CommandError(
+            f"no such job or archive: {name}",
+            hint=f"jobs are files in {self.jobs}; an archive may also be a path or an s3:// URL",
+            exit_code=_NO_SUCH,
+        )
+
     def _client_options(self) -> dict[str, Any]:
         return {"endpoint_url": self.endpoint_url} if self.endpoint_url else {}
 
@@ -140,33 +165,14 @@ class Reach:
     def _of_job(self, name: str) -> list[storelet.OpenedArchive]:
         import storelet
 
-        places = self._places(self._job(name))
+        places = self._places(self.job(name))
         found = [each for place in places for each in storelet.list_archives(*place)]
         return sorted(found, key=lambda archive: (archive.modified, archive.name))
 
-    def _job(self, name: str) -> Job:
-        from storeletd.jobfile import SUFFIXES, read_job
-        from storeletd.jobs import JobFileError
-
-        for suffix in SUFFIXES:
-            path = self.jobs / f"{name}{suffix}"
-            if "/" not in name and path.exists():
-                try:
-                    return read_job(path)
-                except JobFileError as error:
-                    raise CommandError(str(error), hint=error.hint, exit_code=78) from error
-        raise CommandError(
-            f"no such job or archive: {name}",
-            hint=f"jobs are files in {self.jobs}; an archive may also be a path or an s3:// URL",
-            exit_code=_NO_SUCH,
-        )
-
     def _places(self, job: Job) -> Sequence[tuple[Any, str]]:
         """Return where a job saves, and what its archives are named after."""
-        from storeletd.destinations import make_destinations, set_environment
+        from storeletd.destinations import make_destinations
 
-        _find_credentials()
-        set_environment(job)
         if job.language == "python":
             return self._places_of_runs(job.name)
         destinations, failures = make_destinations(job)

@@ -142,13 +142,13 @@ def test_broken_file_hurts_no_other_and_leaves_its_last_good_version(
     write(job_dir / "b.yaml")
     jobs.scan()
     good = jobs.jobs["a"]
-    write(job_dir / "a.yaml", "schedule: 99 2 * * *\nkeep: 3\n")
+    write(job_dir / "a.yaml", "schedule: 99 2 * * *\nweather: 3\n")
     write(job_dir / "b.yaml", GOOD + "timeout: 1h\n")
     change = jobs.scan()
     assert names(change) == {"changed": ("b",)}
     assert jobs.jobs["a"] is good
     assert {(each.file, each.key) for each in change.problems} == {
-        (str(job_dir / "a.yaml"), key) for key in ("schedule", "keep", "include", "save")
+        (str(job_dir / "a.yaml"), key) for key in ("schedule", "weather", "include", "save")
     }
     assert jobs.scan().problems == change.problems == jobs.problems
     write(job_dir / "a.yaml")
@@ -161,9 +161,9 @@ def test_broken_file_hurts_no_other_and_leaves_its_last_good_version(
 
 
 def test_file_broken_from_the_start_is_no_job(job_dir: Path, jobs: JobDirectory) -> None:
-    path = write(job_dir / "a.yaml", GOOD + "keep: 3\n")
+    path = write(job_dir / "a.yaml", GOOD + "weather: 3\n")
     assert names(jobs.scan()) == {}
-    assert only_problem(jobs, path).key == "keep"
+    assert only_problem(jobs, path).key == "weather"
 
 
 def test_what_is_no_regular_file_is_a_problem_and_never_blocks(

@@ -358,7 +358,11 @@ def spoil(values: dict[str, Any], **changes: Any) -> dict[str, Any]:
 
 BUCKET = {"s3": "my-bucket"}
 SPOILT: list[dict[str, Any]] = [
-    {"keep": {"last": 3}},
+    {"keep": {"last": 0}},
+    {"keep": {"dayly": 7}},
+    {"keep": {"daily": -1}},
+    {"keep": {"within": "soon"}},
+    {"keep": 3},
     {"schedule": ...},
     {"schedule": 5},
     {"schedule": []},
