@@ -4,6 +4,7 @@ from storelet.abandoned import AbandonedUpload, abandoned
 from storelet.backup import NewDirectory, ZipBackup
 from storelet.destination.directory import Directory
 from storelet.destination.s3 import S3
+from storelet.encryption import Encryption
 from storelet.errors import (
     ArchiveExistsError,
     ArchiveMissingError,
@@ -18,6 +19,7 @@ from storelet.errors import (
     SourceMissingError,
     StoreletError,
     UsageError,
+    WrongPasswordError,
     join_errors,
 )
 from storelet.logs import LOGGING_DEFAULTS, setup_logging
@@ -63,6 +65,7 @@ __all__ = [
     "DestinationError",
     "DestinationMissingError",
     "Directory",
+    "Encryption",
     "Event",
     "Figures",
     "Filling",
@@ -93,6 +96,7 @@ __all__ = [
     "UploadEnded",
     "UploadOpened",
     "UsageError",
+    "WrongPasswordError",
     "ZipBackup",
     "abandoned",
     "join_errors",

@@ -1,8 +1,8 @@
 """The archive writer: planned entries in, the members of one or several archives out.
 
-Each entry is read and deflated once, and its member goes to every target that wants it, in the
-order of the plan. Where there is much to do, batches of small files are packed by a crew of
-helpers; their answers are appended in order. It is the same archive.
+Each entry is read, deflated and, with a password, encrypted once, and its member goes to every
+target that wants it, in the order of the plan. Where there is much to do, batches of small files
+are packed by a crew of helpers; their answers are appended in order. It is the same archive.
 
 Nothing here seeks, or knows where the bytes go. What is not guaranteed: that two files were read
 at one moment.
@@ -17,10 +17,11 @@ from itertools import chain
 from typing import NamedTuple
 
 from storelet.crew import Answer, Crew
-from storelet.deflate import Compression, Engine, find_engine
+from storelet.deflate import Compression, find_engine
+from storelet.encryption import Encryption
 from storelet.layout import Layout
 from storelet.observer import is_followed, report
-from storelet.packing import Outcome, events_of, pack
+from storelet.packing import Outcome, Packing, events_of
 from storelet.plan import Batch, Filler
 from storelet.source import Entry
 
@@ -93,13 +94,14 @@ class _Gatherer:
 def write_members(
     pieces: Iterable[Piece],
     compression: Compression,
+    encryption: Encryption | None = None,
     is_news: Callable[[Entry], bool] = lambda _entry: True,
 ) -> None:
     """Read entries, write their members, report what became of each file and symbolic link.
 
     Much is packed on all cores. What is no news is not reported. Raises what the layouts raise.
     """
-    engine = find_engine(compression)
+    packing = Packing(find_engine(compression), encryption)
     rest = iter(pieces)
     first, cost = [], 0
     for piece in rest:
@@ -110,14 +112,15 @@ def write_members(
     with ExitStack() as stack:
         answered: Iterable[tuple[Piece, Answer | None]] = ((each, None) for each in first)
         if cost > _LITTLE_BYTES:
-            crew = stack.enter_context(Crew("storelet.packer", compression))
+            secret = b"" if encryption is None else encryption.secret
+            crew = stack.enter_context(Crew("storelet.packer", compression, secret=secret))
             answered = crew.pack((each, _task(each)) for each in chain(first, rest))
         for piece, answer in answered:
             layouts = [each for each in piece.layouts if each.is_open]
             if not layouts:
                 continue
             if answer is None:
-                outcomes = _pack_here(piece.batch, layouts, engine)
+                outcomes = _pack_here(piece.batch, layouts, packing)
             else:
                 outcomes = answer.outcomes
                 for layout in layouts:
@@ -132,11 +135,11 @@ def _task(piece: Piece) -> bytes | None:
     return None if piece.batch.is_large else piece.batch.marshalled
 
 
-def _pack_here(batch: Batch, layouts: Sequence[Layout], engine: Engine) -> list[Outcome]:
+def _pack_here(batch: Batch, layouts: Sequence[Layout], packing: Packing) -> list[Outcome]:
     outcomes = []
     for entry in batch.entries:
         starts = [layout.offset for layout in layouts]
-        header, outcome = pack(entry, engine, 0, partial(_write_to, layouts))
+        header, outcome = packing.pack(entry, 0, partial(_write_to, layouts))
         for layout, start in zip(layouts, starts, strict=True):
             layout.add(header, start)
         outcomes.append(outcome)

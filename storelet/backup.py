@@ -19,6 +19,7 @@ from storelet.deflate import COMPRESSIONS, Compression
 from storelet.destination.contract import Destination
 from storelet.destination.directory import Directory
 from storelet.destination.s3 import S3
+from storelet.encryption import Encryption
 from storelet.errors import UsageError
 from storelet.label import Label
 from storelet.matching import REREAD, ReusePolicy
@@ -39,7 +40,7 @@ class ZipBackup:
     `name` begins the archives' names: `<name>_<YYYYMMDDhhmmss>.zip`. With `destination`, one or
     several of S3 and Directory, the archive is streamed there when the block ends well, and the
     sources must stay in place until then. `compression` is `fast`, `small` (three times slower, a
-    few per cent smaller) or `none`.
+    few per cent smaller) or `none`. With `encryption`, files can be read with its password alone.
 
     With `reuse`, what has not changed since the archive before is copied by the destination: in
     a streamed backup it is not even read. It has not changed where size, mtime, ctime and inode
@@ -54,6 +55,7 @@ class ZipBackup:
         *,
         destination: Destination | Sequence[Destination] | None = None,
         compression: Compression = "fast",
+        encryption: Encryption | None = None,
         reuse: bool = True,
         reread: timedelta = REREAD,
         change_detection: Mapping[str, bool] | None = None,
@@ -64,6 +66,8 @@ class ZipBackup:
             raise UsageError(
                 f"no such compression: {compression!r}", hint=f"one of {', '.join(COMPRESSIONS)}"
             )
+        if encryption is not None and not isinstance(encryption, Encryption):
+            raise UsageError("encryption is no storelet.Encryption", hint="Encryption(password=…)")
         destinations = _several(destination)
         self._places = frozenset(
             os.path.realpath(each.path) for each in destinations if isinstance(each, Directory)
@@ -72,9 +76,9 @@ class ZipBackup:
         self._way: SpooledBackup | StreamedBackup
         if destinations:
             policy = _make_policy(reread, change_detection or {}) if reuse else None
-            self._way = StreamedBackup(self._label, compression, destinations, policy)
+            self._way = StreamedBackup(self._label, compression, encryption, destinations, policy)
         else:
-            self._way = SpooledBackup(self._label, compression, reuse=reuse)
+            self._way = SpooledBackup(self._label, compression, encryption, reuse=reuse)
 
     def __enter__(self) -> ZipBackup:
         """Begin the backup."""

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from storelet.zipformat import (
     DEFLATED,
+    ENCRYPTED,
     HAS_RAW_NAME,
     HAS_RECORD,
     MADE_BY,
@@ -24,6 +25,7 @@ from storelet.zipformat import (
     STORED,
     ArchiveRecord,
     counted,
+    encryption_field,
     member_bytes,
     zip64_field,
 )
@@ -49,9 +51,11 @@ _ZIP64 = b"\x01\x00"
 _UINT32 = 0xFFFFFFFF
 _NEEDS_ZIP64 = 45  # version needed, APPNOTE 4.4.3.2
 _OWNER_START = struct.pack("<HHBB", 0x7875, 11, 1, 4)
+_IS_ENCRYPTED = 1
 _DESCRIPTOR_FOLLOWS = 1 << 3
 _NAME_IS_UTF8 = 1 << 11
-_VERSIONS_NEEDED = (10, 20, 45)
+_NEEDED, _NEEDED_ENCRYPTED = (10, 20, _NEEDS_ZIP64), (51,)
+_METHODS = {encryption_field(method): method for method in (STORED, DEFLATED)}
 
 
 class DamagedError(Exception):
@@ -65,7 +69,9 @@ class Header(NamedTuple):
     end: int
     name: str  # as every reader sees it
     mode: int
-    crc: int
+    method: int  # STORED, DEFLATED
+    encrypted: bool  # after that
+    crc: int  # 0 where it is encrypted
     size: int
     stored_size: int
     offset: int  # of the local header
@@ -195,11 +201,13 @@ def _read_header(piece: bytes, at: int) -> Header:
         raise DamagedError("its catalogue is not whole") from error
     extra = at + _HEADER_BYTES + name_length
     end = extra + extra_length
+    encrypted = method == ENCRYPTED
     if (
         (magic, made_by, comment, disk, internal) != (_MAGIC, MADE_BY, 0, 0, 0)
-        or needed not in _VERSIONS_NEEDED
-        or general & ~_DESCRIPTOR_FOLLOWS != _NAME_IS_UTF8
-        or method not in (STORED, DEFLATED)
+        or needed not in (_NEEDED_ENCRYPTED if encrypted else _NEEDED)
+        or general & ~_DESCRIPTOR_FOLLOWS != (_NAME_IS_UTF8 | (_IS_ENCRYPTED if encrypted else 0))
+        or method not in (STORED, DEFLATED, ENCRYPTED)
+        or (encrypted and crc)
         or end > len(piece)
     ):
         raise DamagedError("its catalogue is damaged")
@@ -216,6 +224,8 @@ def _read_header(piece: bytes, at: int) -> Header:
         version, flags, raw_name = private.version, private.flags, private.raw_name
         _, _, _, _, link_group, mark, read_at = PRIVATE.unpack_from(piece, private.start)
         uid, gid = private.owner
+        if encrypted:
+            method = _read_method(piece[extra : private.start])
         source_size = int.from_bytes(mark[-8:], "little")
         length = member_bytes(
             name_length,
@@ -225,9 +235,17 @@ def _read_header(piece: bytes, at: int) -> Header:
         )
     name = piece[at + _HEADER_BYTES : extra].decode(errors="replace")
     return Header(
-        at, end, name, attributes >> 16, crc, size, stored, offset, length, uid, gid,
-        version, flags, link_group, mark, read_at, raw_name,
+        at, end, name, attributes >> 16, method, encrypted, crc, size, stored, offset, length,
+        uid, gid, version, flags, link_group, mark, read_at, raw_name,
     )  # fmt: skip
+
+
+def _read_method(known: bytes) -> int:
+    """Return how a member was packed before it was encrypted, from the last field of `known`."""
+    try:
+        return _METHODS[known[-11:]]
+    except KeyError:
+        raise DamagedError("its catalogue is damaged") from None
 
 
 class _Private(NamedTuple):
@@ -305,7 +323,8 @@ def _move_wide(header: bytes, shift: int) -> bytes:
     moved = bytearray(header[:extra] + field + header[rest:])
     struct.pack_into("<L", moved, 42, min(offset, _UINT32))
     if field:
-        struct.pack_into("<H", moved, 6, _NEEDS_ZIP64)
+        (needed,) = struct.unpack_from("<H", moved, 6)
+        struct.pack_into("<H", moved, 6, max(needed, _NEEDS_ZIP64))
     _set_extra_length(moved)
     return bytes(moved)
 

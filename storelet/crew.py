@@ -2,8 +2,9 @@
 
 A helper is `python -m` of a module that calls `serve`, so a script needs no `__main__` guard. Task
 and answer lie in memory that both have mapped, in one of SLOTS slots; over a pair of sockets goes
-only which slot, and how much. A batch is given out when a slot is free, so memory is bounded by
-SLOTS times SLOT_BYTES for each helper, and answers come back in the order of the batches.
+only which slot, and how much, and before that the password, which is not for others to see as
+arguments are. A batch is given out when a slot is free, so memory is bounded by SLOTS times
+SLOT_BYTES for each helper, and answers come back in the order of the batches.
 
 Helpers end when their socket does: nothing of a crew outlives the process that has it.
 """
@@ -28,19 +29,20 @@ from typing import Any, NamedTuple, TypeVar
 from storelet.deflate import count_cores
 from storelet.errors import StoreletError
 
-__all__ = ["Answer", "Crew", "serve"]
+__all__ = ["Answer", "Crew", "Work", "serve"]
 
 SLOTS = 4  # of a helper: one is written out, one is being packed, two more keep both busy
 SLOT_BYTES = 4 << 20
+_SECRET = struct.Struct("<H")  # bytes of it, which follow
 _TASK = struct.Struct("<LL")  # slot, bytes of the marshalled batch in it
-_ANSWER = struct.Struct(
-    "<LLLL"
-)  # slot, then bytes of data, catalogue and marshalled outcomes in it
+# Slot, then bytes of data, catalogue and marshalled outcomes in it.
+_ANSWER = struct.Struct("<LLLL")
 
 
 _log = logging.getLogger("storelet")
 
 Piece = TypeVar("Piece")
+Work = Callable[[memoryview, int], tuple[int, int, int]]
 
 
 class Answer(NamedTuple):
@@ -58,8 +60,10 @@ class Crew:
     `descriptors` open, too. Where none can be started, nothing is packed by them.
     """
 
-    def __init__(self, module: str, *arguments: str, descriptors: Sequence[int] = ()) -> None:
-        self._command = (module, arguments, tuple(descriptors))
+    def __init__(
+        self, module: str, *arguments: str, descriptors: Sequence[int] = (), secret: bytes = b""
+    ) -> None:
+        self._command = (module, arguments, tuple(descriptors), secret)
         self._helpers: list[_Helper] = []
 
     def __enter__(self) -> Crew:
@@ -116,7 +120,9 @@ class Crew:
 class _Helper:
     """One helper process and the memory shared with it."""
 
-    def __init__(self, module: str, arguments: Sequence[str], descriptors: tuple[int, ...]) -> None:
+    def __init__(
+        self, module: str, arguments: Sequence[str], descriptors: tuple[int, ...], secret: bytes
+    ) -> None:
         self.free = deque(range(SLOTS))
         with ExitStack() as theirs:
             memory = os.memfd_create("storelet")
@@ -125,6 +131,7 @@ class _Helper:
             self._memory = memoryview(mmap.mmap(memory, SLOTS * SLOT_BYTES))
             self._socket, other = socket.socketpair()
             theirs.enter_context(other)
+            self._socket.sendall(_SECRET.pack(len(secret)) + secret)
             ours = (other.fileno(), memory)
             command = [module, *map(str, ours), *arguments]
             self._process = self._start(command, (*ours, *descriptors))
@@ -185,18 +192,18 @@ class _Helper:
         )
 
 
-def serve(
-    descriptor: int, memory_descriptor: int, work: Callable[[memoryview, int], tuple[int, int, int]]
-) -> None:
+def serve(descriptor: int, memory_descriptor: int, prepare: Callable[[bytes], Work]) -> None:
     """Do, in a helper, what it is given until its socket ends.
 
-    `work` is given a slot and how many bytes of it are a task; it writes the answer there and
-    returns the lengths of its parts, zeros where it does not fit.
+    `prepare` is given the secret, and what it returns a slot and how many bytes of that are a task;
+    it writes the answer there and returns the lengths of its parts, zeros where it does not fit.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that has us decides
     logging.disable(logging.CRITICAL)  # it says what there is to say
     memory = memoryview(mmap.mmap(memory_descriptor, 0))
     with socket.socket(fileno=descriptor) as tasks:
+        (length,) = _SECRET.unpack(tasks.recv(_SECRET.size, socket.MSG_WAITALL))
+        work = prepare(tasks.recv(length, socket.MSG_WAITALL) if length else b"")
         while len(task := tasks.recv(_TASK.size, socket.MSG_WAITALL)) == _TASK.size:
             slot, size = _TASK.unpack(task)
             room = memory[slot * SLOT_BYTES : (slot + 1) * SLOT_BYTES]

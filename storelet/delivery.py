@@ -16,8 +16,9 @@ from datetime import timedelta
 
 from storelet.catalogue import DamagedError
 from storelet.destination.contract import CopyFailedError, Destination, Stored, Upload
+from storelet.encryption import Encryption
 from storelet.errors import ArchiveExistsError, DestinationError, StoreletError
-from storelet.inspection import Inspection
+from storelet.inspection import Inspection, require_password
 from storelet.label import Label, names_taken
 from storelet.layout import Layout
 from storelet.matching import Match
@@ -38,7 +39,11 @@ class Delivery:
     """
 
     def __init__(
-        self, destination: Destination, label: Label, taken: frozenset[str] = frozenset()
+        self,
+        destination: Destination,
+        label: Label,
+        encryption: Encryption | None,
+        taken: frozenset[str] = frozenset(),
     ) -> None:
         """Begin a delivery under none of the names `taken`."""
         self.destination = destination
@@ -46,6 +51,7 @@ class Delivery:
         self.spans: Sequence[Span] = ()  # what is copied
         self.layout = Layout(self, label.record)
         self._label = label
+        self._encryption = encryption
         self._traffic = destination.traffic
         self._previous: PreviousArchive | None = None
         self._taken = taken
@@ -60,7 +66,9 @@ class Delivery:
         """
         try:
             previous = read_previous(self.destination, self._label.name)
-            spans = self._choose(previous, match.find_live(previous), reread)
+            live = match.find_live(previous)
+            require_password(self.destination, previous, self._encryption)
+            spans = self._choose(previous, live, reread)
         except NotReusableError as error:
             self._say_not_reused(str(error), is_first=error.is_first)
         except DamagedError as error:
@@ -198,7 +206,7 @@ class Delivery:
             if archive is None or archive.size != size:
                 raise CopyFailedError(f"{self.name} has another size than what was sent for it")
             pieces = cut(self.spans, self.destination.copy_limits) if now is not None else ()
-            inspection = Inspection(self.destination, archive, self._previous)
+            inspection = Inspection(self.destination, archive, self._previous, self._encryption)
             inspection.look(self.layout, self.spans, pieces)
         except StoreletError as error:
             _log.error("%s in %s is not right: %s", self.name, self.destination, error)

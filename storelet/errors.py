@@ -10,7 +10,8 @@
     ├── MemberMissingError            4    no such member in an archive
     └── DestinationError              1    the archive cannot be written or kept
         ├── DestinationMissingError  10    no such bucket or directory
-        ├── CredentialsError         12    no key, a wrong key
+        ├── CredentialsError         12    no key or password, a wrong key
+        │   └── WrongPasswordError   12    the archive has another password
         ├── PermissionDeniedError    77    the key or the user may not
         └── ArchiveExistsError        1    the name is taken; nothing was overwritten
 
@@ -38,6 +39,7 @@ __all__ = [
     "SourceMissingError",
     "StoreletError",
     "UsageError",
+    "WrongPasswordError",
     "join_errors",
 ]
 
@@ -102,9 +104,13 @@ class DestinationMissingError(DestinationError, FileNotFoundError):
 
 
 class CredentialsError(DestinationError):
-    """The destination does not know the key, or there is none."""
+    """The destination does not know the key, or there is none; or there is no password."""
 
     exit_code = 12
+
+
+class WrongPasswordError(CredentialsError):
+    """What is in an archive is encrypted with another password."""
 
 
 class PermissionDeniedError(DestinationError, PermissionError):

@@ -1,8 +1,11 @@
-"""A look at an archive that was put together from copies: whether it is what it should be.
+"""A look at an archive to be copied from, and at one put together from copies.
 
-The catalogue is read back and compared. Of each copied piece the beginning and the end are compared
-with the archive before, where a range that was ignored or moved shows. Of the copied members a
-sample is inflated and its CRC compared, at the ends of spans and between them.
+Before: whether it is encrypted as the new one will be, and with the same password.
+
+Afterwards the catalogue is read back and compared. Of each copied piece the beginning and the end
+are compared with the archive before, where a range that was ignored or moved shows. Of the copied
+members a sample is inflated and its CRC compared, at the ends of spans and between them; of
+encrypted ones, which have none, the code.
 """
 
 from __future__ import annotations
@@ -13,34 +16,68 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
-from storelet.catalogue import Header
+from storelet.catalogue import DamagedError, Header
 from storelet.destination.contract import Destination, Stored
-from storelet.errors import DestinationError
+from storelet.encryption import CODE_BYTES, HEAD_BYTES, OVERHEAD, Decryptor, Encryption
+from storelet.errors import DestinationError, StoreletError, WrongPasswordError
 from storelet.layout import Layout
-from storelet.previous import PreviousArchive
+from storelet.previous import NotReusableError, PreviousArchive
 from storelet.reuse import Span
 from storelet.zipformat import DEFLATED
 
-__all__ = ["Inspection"]
+__all__ = ["Inspection", "require_password"]
 
 _SPANS = 8  # of more, these are chosen evenly
 _PIECES = 32  # likewise
 _EDGE_BYTES = 4 << 10
-_SAMPLE_BYTES = 1 << 20  # of a larger member only the header is looked at
 _LOCAL_BYTES = 30 + 2 * 0x10000  # local header, APPNOTE 4.3.7: name and extra field
+# Of a larger member only the beginning is looked at; those that are not deflated are smaller.
+_SAMPLE_BYTES = (1 << 20) + OVERHEAD + _LOCAL_BYTES
+_MOST_BYTES = 1100 * _SAMPLE_BYTES  # what deflate may make of a sample; a header may lie
 _READS_AT_ONCE = 8
 _COMPARED_BYTES = 4 << 20
+
+
+def require_password(
+    destination: Destination, previous: PreviousArchive, encryption: Encryption | None
+) -> None:
+    """Raise NotReusableError unless members of an archive may stand in one of `encryption`.
+
+    All of its files must be encrypted, with the same password, or none. Its shortest encrypted
+    member tells that; an archive of directories, which never are, may be copied either way.
+    """
+    stored, members = previous.stored, previous.members
+    if encryption is None:
+        if members.shortest is not None:
+            raise NotReusableError(f"{stored.name} is encrypted, and the new one is not")
+        return
+    if members.has_plain:
+        raise NotReusableError(f"{stored.name} is not encrypted, and the new one is")
+    if members.shortest is None:
+        return
+    start, stop = members.offsets[members.shortest : members.shortest + 2]
+    try:
+        data = destination.read(stored, start, _sample_of(stop - start))
+    except StoreletError as error:
+        raise NotReusableError(str(error)) from error
+    if not _is_member(data, members.header(members.shortest), encryption):
+        raise NotReusableError(f"{stored.name} has another password")
 
 
 class Inspection:
     """An archive under inspection; it begins with copies from `previous`."""
 
     def __init__(
-        self, destination: Destination, archive: Stored, previous: PreviousArchive
+        self,
+        destination: Destination,
+        archive: Stored,
+        previous: PreviousArchive,
+        encryption: Encryption | None,
     ) -> None:
         self._destination = destination
         self._archive = archive
         self._previous = previous
+        self._encryption = encryption
 
     def look(
         self, layout: Layout, spans: Sequence[Span], pieces: Sequence[tuple[int, int]]
@@ -94,26 +131,48 @@ class Inspection:
 
     def _unpack(self, header: Header, offset: int, length: int) -> None:
         """Look at a member that takes `length` bytes from `offset` on."""
-        is_whole = length <= _SAMPLE_BYTES
-        size = length if is_whole else min(length, _LOCAL_BYTES)
-        data = self._destination.read(self._archive, offset, size)
-        if not _is_member(data, header, is_whole=is_whole):
+        data = self._destination.read(self._archive, offset, _sample_of(length))
+        if not _is_member(data, header, self._encryption):
             raise DestinationError(f"{header.name} in it is not what was copied")
 
 
-def _is_member(data: bytes, header: Header, *, is_whole: bool) -> bool:
-    """Tell whether `data` is the member of a header, or, where not whole, begins like it."""
+def _sample_of(length: int) -> int:
+    """Return how much is read of a member that takes `length` bytes."""
+    return length if length <= _SAMPLE_BYTES else _LOCAL_BYTES
+
+
+def _is_member(data: bytes, header: Header, encryption: Encryption | None) -> bool:
+    """Tell whether `data` is the member of a header, or, where it is not whole, begins like it."""
     if data[:4] != b"PK\x03\x04" or len(data) < 30:
         return False
-    method, *_, name_length, extra_length = struct.unpack_from("<H2x2xLLLHH", data, 8)
+    name_length, extra_length = struct.unpack_from("<HH", data, 26)
     if data[30 : 30 + name_length].decode(errors="replace") != header.name:
+        return False
+    start = 30 + name_length + extra_length
+    stored = data[start : start + header.stored_size]
+    is_whole = len(stored) == header.stored_size
+    content = stored
+    try:
+        if header.encrypted:
+            content = _decrypt(stored, encryption, is_whole=is_whole)
+        if header.method == DEFLATED:
+            most = min(header.size + 1, _MOST_BYTES) if is_whole else _SAMPLE_BYTES
+            content = zlib.decompressobj(-zlib.MAX_WBITS).decompress(content, most)
+    except (zlib.error, DamagedError, WrongPasswordError):
         return False
     if not is_whole:
         return True
-    start = 30 + name_length + extra_length
-    stored = data[start : start + header.stored_size]
-    try:
-        content = zlib.decompress(stored, -zlib.MAX_WBITS) if method == DEFLATED else stored
-    except zlib.error:
-        return False
-    return len(content) == header.size and zlib.crc32(content) == header.crc
+    return len(content) == header.size and (header.encrypted or zlib.crc32(content) == header.crc)
+
+
+def _decrypt(stored: bytes, encryption: Encryption | None, *, is_whole: bool) -> bytes:
+    """Return what was encrypted, as far as it is there. Raises DamagedError, WrongPasswordError."""
+    if encryption is None:
+        raise DamagedError("it is encrypted")
+    head = HEAD_BYTES[3]
+    decryptor = Decryptor(encryption.secret, stored[:head])
+    if not is_whole:
+        return decryptor.update(stored[head:])
+    data = decryptor.update(stored[head:-CODE_BYTES])
+    decryptor.finish(stored[-CODE_BYTES:])
+    return data

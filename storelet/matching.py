@@ -3,7 +3,8 @@
 A streamed backup compares what `lstat` says, and reads nothing: size, mtime, ctime and inode must
 be equal, and the times older than that archive's start by more than RACY_NS, since a file that
 changed in the very moment when it was read may have changed once more. A spooled one has read
-everything and compares size, CRC and time.
+everything and compares size, CRC and time; encrypted members have no CRC, so of them it compares
+what a streamed one does.
 """
 
 from __future__ import annotations
@@ -85,7 +86,7 @@ class PlanMatch:
 
     def _is_same(self, header: Header, shelf: Shelf, number: int, newest: int) -> bool:
         found, kept = shelf.fingerprint(number), header.fingerprint
-        mtime, ctime = struct.unpack_from("<qq", found)
+        mtime, ctime = _times_of(found)
         policy = self._policy
         if mtime >= newest or (policy.ctime and ctime >= newest):
             return False
@@ -119,11 +120,16 @@ class SpoolMatch:
     def find_live(self, previous: PreviousArchive) -> bytearray:
         """See Match."""
         self._numbers = array("q")
+        newest = previous.record.started_ns - RACY_NS
 
         def is_live(header: Header) -> bool:
             number, content = self._contents.get(header.name, (-1, None))
             self._numbers.append(number)
-            return content == _content(header) and not header.flags & _NOT_WHOLE
+            return (
+                content == _content(header)
+                and not header.flags & _NOT_WHOLE
+                and not (header.encrypted and max(_times_of(header.fingerprint)) >= newest)
+            )
 
         return previous.members.find_live(is_live)
 
@@ -140,7 +146,15 @@ def _content(header: Header) -> tuple[object, ...]:
     """Return what two members share that are the same file, whenever each was read."""
     mark = header.fingerprint
     # Links to one file must go on to share what tells that they are.
-    return header.size, header.crc, mark if header.link_group else mark[_MTIME], _facts_of(header)
+    if not (header.link_group or header.encrypted):
+        mark = mark[_MTIME]
+    return header.size, header.crc, mark, _facts_of(header)
+
+
+def _times_of(mark: bytes) -> tuple[int, int]:
+    """Return the mtime and ctime of a fingerprint, in ns."""
+    mtime, ctime = struct.unpack_from("<qq", mark)
+    return mtime, ctime
 
 
 def _facts_of(header: Header) -> Facts:

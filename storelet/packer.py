@@ -13,9 +13,10 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from storelet.crew import serve
-from storelet.deflate import Engine, find_engine
-from storelet.packing import pack
+from storelet.crew import Work, serve
+from storelet.deflate import find_engine
+from storelet.encryption import Encryption
+from storelet.packing import Packing
 from storelet.source import Entry
 
 __all__ = ["main"]
@@ -45,23 +46,29 @@ def main(arguments: Sequence[Any]) -> int:
     descriptor, memory, compression = arguments
     engine = find_engine(compression)
 
-    def work(room: memoryview, size: int) -> tuple[int, int, int]:
-        batch = marshal.loads(room[:size])  # noqa: S302 - from the process that has us
-        try:
-            return _pack(batch, room, engine)
-        except _FullError:
-            return 0, 0, 0
+    def prepare(secret: bytes) -> Work:
+        password = secret.decode(errors="surrogateescape")
+        packing = Packing(engine, Encryption(password) if password else None)
 
-    serve(int(descriptor), int(memory), work)
+        def work(room: memoryview, size: int) -> tuple[int, int, int]:
+            batch = marshal.loads(room[:size])  # noqa: S302 - from the process that has us
+            try:
+                return _pack(batch, room, packing)
+            except _FullError:
+                return 0, 0, 0
+
+        return work
+
+    serve(int(descriptor), int(memory), prepare)
     return 0
 
 
-def _pack(batch: Sequence[Any], room: memoryview, engine: Engine) -> tuple[int, int, int]:
+def _pack(batch: Sequence[Any], room: memoryview, packing: Packing) -> tuple[int, int, int]:
     """Write a piece of an archive; return the lengths of its parts."""
     slot = _Slot(room)
     headers, outcomes = [], []
     for fields in batch:
-        header, outcome = pack(Entry._make(fields), engine, slot.size, slot.write)
+        header, outcome = packing.pack(Entry._make(fields), slot.size, slot.write)
         headers.append(header)
         outcomes.append(outcome)
     data = slot.size

@@ -52,6 +52,8 @@ class Members:
     def __init__(self, pieces: Iterable[bytes], end: int) -> None:
         self.offsets = array("Q")  # of the members, and behind them `end`
         self.read_at = array("q")  # when the bytes were read, seconds since the epoch
+        self.has_plain = False  # whether one of them, no directory, is not encrypted
+        self.shortest: int | None = None  # of those that are encrypted
         self._end = end  # bytes: where the members end and the catalogue begins
         self._pieces = [squeeze(piece) for piece in pieces]  # of the catalogue
         self._at_hand: tuple[int, bytes] | None = None
@@ -71,6 +73,11 @@ class Members:
                 self.offsets.append(header.offset)
                 self.read_at.append(header.read_at)
                 lengths.append(header.length)
+                if header.encrypted:
+                    if self.shortest is None or header.length < lengths[self.shortest]:
+                        self.shortest = len(live)
+                elif not header.name.endswith("/"):
+                    self.has_plain = True
                 live.append(is_live(header) and header.version == PRIVATE_VERSION)
         self.offsets.append(self._end)
         if any(a >= b for a, b in pairwise(self.offsets)):

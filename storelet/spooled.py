@@ -14,6 +14,7 @@ from storelet.archive import Piece, write_members
 from storelet.deflate import Compression
 from storelet.delivery import Delivery
 from storelet.destination.contract import CopyFailedError, Destination
+from storelet.encryption import Encryption
 from storelet.errors import ArchiveExistsError, StoreletError, UsageError
 from storelet.label import Label
 from storelet.layout import Layout
@@ -31,9 +32,17 @@ __all__ = ["SpooledBackup"]
 class SpooledBackup:
     """One archive in a temporary file."""
 
-    def __init__(self, label: Label, compression: Compression, *, reuse: bool) -> None:
+    def __init__(
+        self,
+        label: Label,
+        compression: Compression,
+        encryption: Encryption | None,
+        *,
+        reuse: bool,
+    ) -> None:
         self._label = label
         self._compression: Compression = compression
+        self._encryption = encryption
         self._reuse = reuse
         self._lock = Lock()  # what several threads include must not get into each other
         self._spool = Spool()
@@ -57,7 +66,8 @@ class SpooledBackup:
                 for shelf, first in zip(self._plan.shelves, firsts, strict=True)
                 for batch in shelf.batches(first)
             ]
-            write_members((Piece(each, [self._layout]) for each in batches), self._compression)
+            pieces = (Piece(each, [self._layout]) for each in batches)
+            write_members(pieces, self._compression, self._encryption)
             self._is_whole = True
 
     def save(self, destination: Destination) -> str:
@@ -70,7 +80,7 @@ class SpooledBackup:
         reuse = self._reuse and size >= destination.copy_limits.smallest
         taken: frozenset[str] = frozenset()
         while True:
-            delivery = Delivery(destination, self._label, taken)
+            delivery = Delivery(destination, self._label, self._encryption, taken)
             try:
                 self._send(delivery, members, match, reuse=reuse)
                 url = delivery.commit()

@@ -23,6 +23,7 @@ from storelet.archive import select, write_members
 from storelet.deflate import Compression
 from storelet.delivery import Delivery
 from storelet.destination.contract import CopyFailedError, Destination
+from storelet.encryption import Encryption
 from storelet.errors import StoreletError, UsageError, join_errors
 from storelet.label import Label
 from storelet.layout import Layout
@@ -64,11 +65,13 @@ class StreamedBackup:
         self,
         label: Label,
         compression: Compression,
+        encryption: Encryption | None,
         destinations: Sequence[Destination],
         policy: ReusePolicy | None,
     ) -> None:
         self._label = label
         self._compression: Compression = compression
+        self._encryption = encryption
         self._orders = [_Order(each, policy) for each in destinations]
         self._plan = Plan()
         self._planning = Lock()  # several threads may include
@@ -109,7 +112,9 @@ class StreamedBackup:
 
     def _attempt(self, orders: Sequence[_Order]) -> list[_Order]:
         """Make the archive for each order; return those that are to be tried once more."""
-        deliveries = [(order, Delivery(order.destination, self._label)) for order in orders]
+        deliveries = [
+            (order, Delivery(order.destination, self._label, self._encryption)) for order in orders
+        ]
         try:
             opened = []
             for order, delivery in deliveries:
@@ -150,7 +155,7 @@ class StreamedBackup:
             select(shelf.batches(), [(layout, each.get(shelf)) for layout, each in wanted])
             for shelf in self._plan.shelves
         )
-        write_members(selected, self._compression, self._is_news)
+        write_members(selected, self._compression, self._encryption, self._is_news)
 
     def _is_news(self, entry: Entry) -> bool:
         """Tell whether nothing was reported of a file; a further attempt reads some again."""

@@ -23,6 +23,7 @@ from typing import NamedTuple
 __all__ = [
     "CHANGED",
     "DEFLATED",
+    "ENCRYPTED",
     "HAS_RAW_NAME",
     "HAS_RECORD",
     "MADE_BY",
@@ -36,6 +37,7 @@ __all__ = [
     "central_header",
     "counted",
     "data_descriptor",
+    "encryption_field",
     "end_records",
     "fingerprint",
     "local_header",
@@ -47,6 +49,7 @@ __all__ = [
 
 STORED = 0
 DEFLATED = 8
+ENCRYPTED = 99  # with AES; the method beneath stands in `encryption_field`
 
 # Flags of the private field.
 CHANGED = 1  # the file changed while it was read
@@ -63,10 +66,12 @@ _LOCAL = struct.Struct("<4sHHHHHLLLHH")
 _CENTRAL = struct.Struct("<4sHHHHHHLLLHHHHHLL")
 _TIMES_OWNER = struct.Struct("<HHBlHHBBLBL")
 _OWNER = struct.Struct("<HHBBLBL")
+_ENCRYPTION = struct.Struct("<HHH2sBH")
 
 _UINT16 = 0xFFFF
 _UINT32 = 0xFFFFFFFF
 MADE_BY = 3 << 8 | 63  # Unix, APPNOTE 6.3
+_IS_ENCRYPTED = 1
 _DESCRIPTOR_FOLLOWS = 1 << 3
 _NAME_IS_UTF8 = 1 << 11
 _MSDOS_DIRECTORY = 0x10
@@ -87,11 +92,12 @@ class Member(NamedTuple):
     read_at: int  # seconds since the epoch: when the bytes were last read from the source
     flags: int = 0  # CHANGED, TRUNCATED
     method: int = STORED
-    crc: int = 0
+    crc: int = 0  # of an encrypted member not written
     size: int = 0  # bytes in the archive, inflated
     stored_size: int = 0  # bytes in the archive, as they stand
     streamed: bool = False  # sizes and CRC follow in a data descriptor
     zip64: bool = False  # local header and descriptor have 8-byte sizes; streamed members only
+    encrypted: bool = False  # with AES-256, after `method`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,7 +116,7 @@ def needs_zip64(size: int) -> bool:
     """Tell whether a streamed member of `size` bytes may need 8-byte sizes.
 
     Deflate grows what it cannot shrink: zlib's bound for stored blocks is 5 bytes in 16 KiB, and
-    each flush adds 5; a thousandth is above both.
+    each flush adds 5; a thousandth is above both, and 64 above what encryption adds.
     """
     return size + size // 1000 + 64 >= _UINT32
 
@@ -136,10 +142,10 @@ def local_header(member: Member) -> bytes:
         b"PK\x03\x04",
         _version_needed(member, zip64=member.zip64),
         _general_flags(member),
-        member.method,
+        ENCRYPTED if member.encrypted else member.method,
         clock,
         date,
-        0 if member.streamed else member.crc,
+        0 if member.streamed else _crc(member),
         unknown_size if member.streamed else member.stored_size,
         unknown_size if member.streamed else member.size,
         len(name),
@@ -153,7 +159,7 @@ def data_descriptor(member: Member) -> bytes:
     return struct.pack(
         "<4sLQQ" if member.zip64 else "<4sLLL",
         b"PK\x07\x08",
-        member.crc,
+        _crc(member),
         member.stored_size,
         member.size,
     )
@@ -173,10 +179,10 @@ def central_header(member: Member, offset: int) -> bytes:
         MADE_BY,
         _version_needed(member, zip64=wide or member.zip64),
         _general_flags(member),
-        member.method,
+        ENCRYPTED if member.encrypted else member.method,
         clock,
         date,
-        member.crc,
+        _crc(member),
         min(member.stored_size, _UINT32),
         min(member.size, _UINT32),
         len(name),
@@ -206,6 +212,11 @@ def zip64_field(*values: int) -> bytes:
     """APPNOTE 4.5.3: size, stored size, offset, those of them that have no room in the header."""
     wide = [value for value in values if value >= _UINT32]
     return struct.pack(f"<HH{len(wide)}Q", 0x0001, 8 * len(wide), *wide) if wide else b""
+
+
+def encryption_field(method: int) -> bytes:
+    """WinZip's AE-2, which has no CRC, with AES-256; `method` is how it was packed before."""
+    return _ENCRYPTION.pack(0x9901, 7, 2, b"AE", 3, method)
 
 
 def end_records(count: int, size: int, offset: int) -> bytes:
@@ -245,7 +256,9 @@ def end_records(count: int, size: int, offset: int) -> bytes:
 
 
 def _version_needed(member: Member, *, zip64: bool) -> int:
-    """APPNOTE 4.4.3.2: 4.5 for zip64, 2.0 for deflate and directories, else 1.0."""
+    """APPNOTE 4.4.3.2: 5.1 for AES, 4.5 for zip64, 2.0 for deflate and directories, else 1.0."""
+    if member.encrypted:
+        return 51
     if zip64:
         return 45
     return 20 if member.method == DEFLATED or stat.S_ISDIR(member.mode) else 10
@@ -253,7 +266,16 @@ def _version_needed(member: Member, *, zip64: bool) -> int:
 
 def _general_flags(member: Member) -> int:
     """APPNOTE 4.4.4."""
-    return _NAME_IS_UTF8 | (_DESCRIPTOR_FOLLOWS if member.streamed else 0)
+    return (
+        _NAME_IS_UTF8
+        | (_DESCRIPTOR_FOLLOWS if member.streamed else 0)
+        | (_IS_ENCRYPTED if member.encrypted else 0)
+    )
+
+
+def _crc(member: Member) -> int:
+    """Return what is written for a CRC; one of encrypted content would help to guess it."""
+    return 0 if member.encrypted else member.crc
 
 
 def _dos_time(mtime_ns: int) -> tuple[int, int]:
@@ -277,13 +299,14 @@ def _known_fields(member: Member) -> bytes:
 
     Info-ZIP's extended timestamp: flags (1: mtime), then signed seconds, where they fit; not
     before 1970, for 7-Zip and libarchive read them unsigned, and 1960 became 2096. Then its new
-    Unix field: version, uid and gid, each behind its size.
+    Unix field: version, uid and gid, each behind its size. Last is how it is encrypted.
     """
     owner = (0x7875, 11, 1, 4, member.uid, 4, member.gid)
+    encryption = encryption_field(member.method) if member.encrypted else b""
     seconds = member.mtime_ns // 1_000_000_000
     if 0 <= seconds < 1 << 31:
-        return _TIMES_OWNER.pack(0x5455, 5, 1, seconds, *owner)
-    return _OWNER.pack(*owner)
+        return _TIMES_OWNER.pack(0x5455, 5, 1, seconds, *owner) + encryption
+    return _OWNER.pack(*owner) + encryption
 
 
 def _private_field(member: Member) -> bytes:

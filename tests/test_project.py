@@ -22,17 +22,18 @@ errors
 logs
 zipformat               errors
 catalogue               zipformat
+encryption              errors catalogue
 deflate                 errors
 observer                errors
 abandoned
 source                  errors observer
 names                   zipformat source
 plan                    observer zipformat deflate source names
-packing                 observer zipformat deflate source plan
+packing                 observer zipformat deflate encryption source plan
 crew                    errors deflate
-packer                  deflate source packing crew
+packer                  deflate encryption source packing crew
 layout                  zipformat catalogue deflate
-archive                 observer deflate source plan packing crew layout
+archive                 observer deflate encryption source plan packing crew layout
 reuse
 retention               errors
 destination
@@ -50,17 +51,18 @@ label                   errors zipformat catalogue source destination.contract
 pruning                 errors observer zipformat retention label destination.contract
 previous                errors zipformat catalogue deflate reuse destination.contract
 matching                zipformat catalogue plan reuse previous
-inspection              errors zipformat catalogue reuse destination.contract layout previous
-delivery                errors observer catalogue reuse destination.contract label layout
-                        previous matching inspection
-spooled                 errors observer deflate source plan layout archive reuse
+inspection              errors zipformat catalogue encryption reuse destination.contract layout
+                        previous
+delivery                errors observer catalogue encryption reuse destination.contract label
+                        layout previous matching inspection
+spooled                 errors observer deflate encryption source plan layout archive reuse
                         destination.contract temporary label previous matching delivery
-streamed                errors observer zipformat deflate source plan layout archive
+streamed                errors observer zipformat deflate encryption source plan layout archive
                         destination.contract label matching delivery
 restore
 restore.listing         zipformat catalogue deflate
 restore.paths           restore.listing
-restore.content         zipformat catalogue restore.listing restore.paths
+restore.content         errors zipformat catalogue encryption restore.listing restore.paths
 restore.target          errors restore.listing restore.paths
 restore.reading         restore.listing restore.content
 restore.survey          restore.listing restore.paths restore.content restore.reading
@@ -72,11 +74,11 @@ restore.extraction      errors observer catalogue deflate crew restore.listing r
                         restore.content restore.reading restore.survey restore.target
                         restore.unpacking
 restore.places          errors destination.directory destination.s3
-restore.opened          errors catalogue destination.contract destination.s3 restore.listing
-                        restore.paths restore.content restore.reading restore.survey restore.target
-                        restore.extraction restore.places
-backup                  errors observer source deflate temporary label matching spooled streamed
-                        destination.contract destination.directory destination.s3
+restore.opened          errors catalogue encryption destination.contract destination.s3
+                        restore.listing restore.paths restore.content restore.reading
+                        restore.survey restore.target restore.extraction restore.places
+backup                  errors observer source deflate encryption temporary label matching spooled
+                        streamed destination.contract destination.directory destination.s3
 """
 DAEMON = """
 expression
@@ -143,7 +145,16 @@ ENTRY_POINTS = {"storeletd.__main__", "storeletd.keeper", "storeletd.worker"} | 
     "storelet.restore.unpacker",
 }
 # Each costs time and memory that a script may not need; the daemon itself never does.
-HEAVY = {"boto3", "botocore", "deflate", "isal", "pathspec", "zlib_ng"}
+HEAVY = {
+    "Cryptodome",
+    "boto3",
+    "botocore",
+    "cryptography",
+    "deflate",
+    "isal",
+    "pathspec",
+    "zlib_ng",
+}
 
 MODULE_LINES = 400
 BODY_LINES = 60

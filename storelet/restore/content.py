@@ -15,6 +15,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from storelet.catalogue import DamagedError
+from storelet.errors import WrongPasswordError
 from storelet.restore.listing import FOREIGN, StoredMember
 from storelet.restore.paths import RefusedError
 from storelet.zipformat import DEFLATED, STORED
@@ -62,14 +63,15 @@ def crc_of(pieces: Iterable[bytes]) -> int:
     return crc
 
 
-def unpack(stored: Iterable[bytes], member: StoredMember) -> Iterator[bytes]:
+def unpack(stored: Iterable[bytes], member: StoredMember, secret: bytes) -> Iterator[bytes]:
     """Yield the content of a member from its data, all that belongs to it.
 
-    Raises DamagedError where they are not what the catalogue says.
+    `secret` is the password of encrypted ones. Raises DamagedError where they are not what the
+    catalogue says, RefusedError where the password is another one.
     """
     crc32 = _find_engine().crc32
     size = crc = 0
-    for data in _inflate(stored, member.method):
+    for data in _inflate(_decrypt(stored, member, secret), member.method):
         size += len(data)
         if size > member.size:
             raise DamagedError("it is larger than its catalogue says")
@@ -79,6 +81,41 @@ def unpack(stored: Iterable[bytes], member: StoredMember) -> Iterator[bytes]:
         raise DamagedError("it is smaller than its catalogue says")
     if member.has_crc and crc != member.crc:
         raise DamagedError("its CRC is not that of its catalogue")
+
+
+def _decrypt(pieces: Iterable[bytes], member: StoredMember, secret: bytes) -> Iterator[bytes]:
+    if not member.encryption:
+        yield from pieces
+        return
+    from storelet.encryption import CODE_BYTES, HEAD_BYTES, Decryptor
+
+    head_bytes = HEAD_BYTES[member.encryption]
+    left = member.stored_size - head_bytes - CODE_BYTES
+    if left < 0:
+        raise DamagedError("it is too short to be encrypted")
+    rest, held = iter(pieces), b""
+    while len(held) < head_bytes:
+        held += _next(rest)
+    try:
+        decryptor = Decryptor(secret, held[:head_bytes])
+    except WrongPasswordError as error:
+        raise RefusedError("it has another password") from error
+    held = held[head_bytes:]
+    while left:
+        held = held or _next(rest)
+        data, held = held[:left], held[left:]
+        left -= len(data)
+        yield decryptor.update(data)
+    while len(held) < CODE_BYTES:
+        held += _next(rest)
+    decryptor.finish(held)
+
+
+def _next(pieces: Iterator[bytes]) -> bytes:
+    piece = next(pieces, b"")
+    if not piece:
+        raise DamagedError("it breaks off")
+    return piece
 
 
 def _inflate(pieces: Iterable[bytes], method: int) -> Iterator[bytes]:

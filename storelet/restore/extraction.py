@@ -58,9 +58,11 @@ class Extraction:
         find_path: Callable[[StoredMember], str],
         root: int | None,
         *,
+        secret: bytes,
         replace: bool,
     ) -> None:
         self._read = read
+        self._secret = secret
         self._listing = listing
         self._found = found
         self._find_path = find_path
@@ -117,16 +119,19 @@ class Extraction:
             work = ((span, pack_task(span, data)) for span, data in fetched)
             packed = (((span, task), task) for span, task in work)
             for (span, task), answer in crew.pack(packed):
-                outcomes = unpack_task(task, self._target) if answer is None else answer.outcomes
+                outcomes = (
+                    unpack_task(task, self._secret, self._target)
+                    if answer is None
+                    else answer.outcomes
+                )
                 self._take(span.wanted, outcomes)
             for each in large:
                 each.result()
 
     def _make_crew(self) -> Crew:
-        if self._root is None:
-            return Crew("storelet.restore.unpacker", "-", "")
-        how = "replace" if self._replace else "keep"
-        return Crew("storelet.restore.unpacker", str(self._root), how, descriptors=(self._root,))
+        root = () if self._root is None else (self._root,)
+        arguments = (str(self._root) if root else "-", "replace" if self._replace else "keep")
+        return Crew("storelet.restore.unpacker", *arguments, descriptors=root, secret=self._secret)
 
     def _small_files(self, give_large: Callable[[Wanted], object]) -> Iterator[Wanted]:
         """Yield the small files, while the other members go where they belong."""
@@ -176,7 +181,7 @@ class Extraction:
 
     def _alone(self, wanted: Wanted) -> None:
         """Unpack one member by itself; in any thread."""
-        content = unpack(read_data(self._read, wanted.member), wanted.member)
+        content = unpack(read_data(self._read, wanted.member), wanted.member, self._secret)
         try:
             if self._root is None:
                 for _ in content:
@@ -208,7 +213,7 @@ class Extraction:
         assert self._target is not None  # noqa: S101 - there is one
         member = wanted.member
         try:
-            points_to = b"".join(unpack(read_data(self._read, member), member))
+            points_to = b"".join(unpack(read_data(self._read, member), member, self._secret))
             try:
                 self._target.make_symlink(wanted.path, member, points_to)
             except RefusedError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
@@ -14,26 +15,31 @@ from storelet.destination.contract import Destination, Stored, backup_of
 from storelet.destination.s3 import S3
 from storelet.errors import (
     ArchiveMissingError,
+    CredentialsError,
     DamagedArchiveError,
     MemberMissingError,
     RestoreError,
     StoreletError,
     UsageError,
 )
-from storelet.restore.content import check_readable, unpack
+from storelet.restore.content import check_readable, find_data, unpack
 from storelet.restore.extraction import Extraction, Unpacked
 from storelet.restore.listing import Listing, StoredMember
 from storelet.restore.paths import Origin, RefusedError, place
 from storelet.restore.places import find_archive_place, open_destination
 from storelet.restore.reading import read_data
-from storelet.restore.survey import Overwrite, survey
+from storelet.restore.survey import Overwrite, Survey, Verdict, survey
 from storelet.restore.target import Target, open_root
 
 __all__ = ["OpenedArchive", "list_archives", "open_archive"]
 
 
 def list_archives(
-    place: Destination | str | os.PathLike[str], name: str | None = None, **client_options: Any
+    place: Destination | str | os.PathLike[str],
+    name: str | None = None,
+    *,
+    password: str | None = None,
+    **client_options: Any,
 ) -> list[OpenedArchive]:
     """Return the archives of the backup `name`, or of any, at a place: the oldest first.
 
@@ -45,14 +51,19 @@ def list_archives(
         destination = open_destination(place, **client_options)
     else:
         destination = place
-    return [OpenedArchive(destination, stored) for stored in destination.list_archives(name)]
+    return [
+        OpenedArchive(destination, stored, password) for stored in destination.list_archives(name)
+    ]
 
 
-def open_archive(url: str | os.PathLike[str], **client_options: Any) -> OpenedArchive:
+def open_archive(
+    url: str | os.PathLike[str], *, password: str | None = None, **client_options: Any
+) -> OpenedArchive:
     """Open the archive of a URL: `s3://bucket/key`, `file:///path`, or a path.
 
-    Any zip will do, by whoever it was made. `client_options` are those of `S3`, such as
-    `endpoint_url`. Raises StoreletError: ArchiveMissingError where there is none.
+    Any zip will do, by whoever it was made. `password` is for what is encrypted in it;
+    `client_options` are those of `S3`, such as `endpoint_url`. Raises StoreletError:
+    ArchiveMissingError where there is none.
     """
     destination, name = find_archive_place(url, **client_options)
     stored = destination.find_archive(name)
@@ -62,13 +73,15 @@ def open_archive(url: str | os.PathLike[str], **client_options: Any) -> OpenedAr
             f"no such archive: {os.fspath(url)}",
             hint=hint if isinstance(destination, S3) else None,
         )
-    return OpenedArchive(destination, stored)
+    return OpenedArchive(destination, stored, password)
 
 
 class OpenedArchive:
     """An archive at a destination. Methods raise StoreletError."""
 
-    def __init__(self, destination: Destination, stored: Stored) -> None:
+    def __init__(
+        self, destination: Destination, stored: Stored, password: str | None = None
+    ) -> None:
         self.name = stored.name  # of its file
         self.backup = backup_of(stored.name)  # that it is named after, if it is
         self.size = stored.size  # bytes
@@ -76,6 +89,8 @@ class OpenedArchive:
         self.modified = datetime.fromtimestamp(stored.modified, UTC)  # by the destination's clock
         self._destination = destination
         self._stored = stored
+        # Any bytes, where os.environ had them.
+        self._secret = (password or "").encode(errors="surrogateescape")
 
     @property
     def problems(self) -> list[str]:
@@ -110,7 +125,8 @@ class OpenedArchive:
         found = self.find(member) if isinstance(member, str) else member
         try:
             check_readable(found)
-            yield from unpack(read_data(self._read, found), found)
+            self._check_password(found)
+            yield from unpack(read_data(self._read, found), found, self._secret)
         except (DamagedError, RefusedError) as error:
             raise DamagedArchiveError(f"{found.name} in {self.name}: {error}") from error
 
@@ -176,8 +192,17 @@ class OpenedArchive:
                 looked_at.close()
             if root is not None and path != "/":
                 _require_room(root, found.size, path)
+            encrypted = self._find_encrypted(found)
+            if encrypted is not None and not dry_run:
+                self._check_password(encrypted)
             extraction = Extraction(
-                self._read, self._listing, found, find_path, root, replace=overwrite != "never"
+                self._read,
+                self._listing,
+                found,
+                find_path,
+                root,
+                secret=self._secret,
+                replace=overwrite != "never",
             )
             return extraction.plan() if dry_run else extraction.run()
         except OSError as error:
@@ -187,6 +212,28 @@ class OpenedArchive:
         finally:
             if root is not None:
                 os.close(root)
+
+    def _find_encrypted(self, found: Survey) -> StoredMember | None:
+        """Return a member that is to be restored and is encrypted."""
+        for verdict, member in zip(found.verdicts, self._listing.members(), strict=True):
+            if verdict == Verdict.RESTORE and member.encryption:
+                return member
+        return None
+
+    def _check_password(self, member: StoredMember) -> None:
+        """Raise CredentialsError where there is no password for a member, or a wrong one."""
+        if not member.encryption:
+            return
+        if not self._secret:
+            raise CredentialsError(
+                f"{self.name} is encrypted, and no password is given", hint="give its password"
+            )
+        from storelet.encryption import HEAD_BYTES, Decryptor
+
+        with suppress(DamagedError):  # which is told of where it is read
+            head = self._read(member.offset, member.head_bytes + HEAD_BYTES[member.encryption])
+            start = find_data(head, member)
+            Decryptor(self._secret, head[start : start + HEAD_BYTES[member.encryption]])
 
     @cached_property
     def _listing(self) -> Listing:

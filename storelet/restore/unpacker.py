@@ -13,7 +13,7 @@ import marshal
 import sys
 from collections.abc import Sequence
 
-from storelet.crew import serve
+from storelet.crew import Work, serve
 from storelet.restore.target import Target
 from storelet.restore.unpacking import unpack_task
 
@@ -25,12 +25,15 @@ def main(arguments: Sequence[str]) -> int:
     descriptor, memory, root, replace = arguments
     target = None if root == "-" else Target(int(root), replace=replace == "replace")
 
-    def work(room: memoryview, size: int) -> tuple[int, int, int]:
-        outcomes = marshal.dumps(unpack_task(room[:size], target))
-        room[: len(outcomes)] = outcomes
-        return 0, 0, len(outcomes)
+    def prepare(secret: bytes) -> Work:
+        def work(room: memoryview, size: int) -> tuple[int, int, int]:
+            outcomes = marshal.dumps(unpack_task(room[:size], secret, target))
+            room[: len(outcomes)] = outcomes
+            return 0, 0, len(outcomes)
 
-    serve(int(descriptor), int(memory), work)
+        return work
+
+    serve(int(descriptor), int(memory), prepare)
     return 0
 
 

@@ -32,22 +32,22 @@ def pack_task(span: Span, data: bytes) -> bytes:
     return marshal.dumps((span.offset, data, members))
 
 
-def unpack_task(task: bytes | memoryview, target: Target | None) -> list[Outcome]:
+def unpack_task(task: bytes | memoryview, secret: bytes, target: Target | None) -> list[Outcome]:
     """Unpack a span into a target, or only check it; return what became of each member."""
     offset, data, members = marshal.loads(task)  # noqa: S302 - from `pack_task`
     view = memoryview(data)
     outcomes = []
     for path, fields in members:
         member = StoredMember._make(fields)
-        outcomes.append(_unpack_one(view[member.offset - offset :], path, member, target))
+        outcomes.append(_unpack_one(view[member.offset - offset :], path, member, secret, target))
     return outcomes
 
 
 def _unpack_one(
-    data: memoryview, path: str, member: StoredMember, target: Target | None
+    data: memoryview, path: str, member: StoredMember, secret: bytes, target: Target | None
 ) -> Outcome:
     try:
-        content = unpack(_find(data, member), member)
+        content = unpack(_find(data, member), member, secret)
         if target is not None:
             target.write(path, member, content)
         else:

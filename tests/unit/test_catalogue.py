@@ -73,6 +73,7 @@ def members(draw: st.DrawFn) -> Member:
         size=size,
         stored_size=draw(_SIZES),
         streamed=streamed,
+        encrypted=draw(st.booleans()),
     )
 
 
@@ -102,7 +103,16 @@ def sample() -> bytes:
     offsets = [0, 100, 200, 300, (5 << 32) + 400, (5 << 32) + 500]
     return catalogue_of(
         [
-            (Member(name, 0o100644, 1, 2, 3, 4, 5, size, 6, 7, size=size, stored_size=size), offset)
+            (
+                Member(
+                    name,
+                    *(0o100644, 1, 2, 3, 4, 5, size, 6, 7),
+                    size=size,
+                    stored_size=size,
+                    encrypted=name in ("a/b", "far"),
+                ),
+                offset,
+            )
             for name, size, offset in zip(names, sizes, offsets, strict=True)
         ]
     )
@@ -145,7 +155,9 @@ def test_headers_are_read_as_they_were_written(
     assert headers[-1].end == len(catalogue)
     for header, (member, offset) in zip(headers, listed, strict=True):
         assert header.name == portable_name(member.name)
-        assert (header.mode, header.crc) == (member.mode, member.crc)
+        assert (header.mode, header.method) == (member.mode, member.method)
+        assert header.encrypted == member.encrypted
+        assert header.crc == (0 if member.encrypted else member.crc)
         assert (header.size, header.stored_size) == (member.size, member.stored_size)
         assert header.offset == offset
         assert header.version == PRIVATE_VERSION
@@ -239,7 +251,7 @@ def test_moved_members_have_the_headers_they_would_have_had_there(
         assert count == 1
         assert without_needed(moved) == without_needed(expected)
         needed, least = (struct.unpack_from("<H", each, 6)[0] for each in (moved, expected))
-        assert needed in (least, 45)
+        assert needed in ((51,) if member.encrypted else (least, 45))
 
 
 @given(st.lists(st.tuples(members(), _OFFSETS), min_size=1, max_size=6), st.integers(0, 1 << 40))
@@ -338,6 +350,28 @@ def test_a_header_of_another_program_is_damage() -> None:
     assert read_record(plain) is None
     with pytest.raises(DamagedError):
         list(read_headers(plain))
+
+
+@pytest.mark.parametrize(
+    ("at", "value"),
+    [
+        (6, 45),  # version needed
+        (8, 0),  # general flags, which say that it is encrypted
+        (16, 1),  # the CRC
+        (46 + 1 + 9 + 15 + 4, 1),  # AE-1, which has one
+        (46 + 1 + 9 + 15 + 8, 1),  # AES-128
+        (46 + 1 + 9 + 15 + 9, 12),  # a method beneath that is none of ours
+    ],
+)
+def test_another_encryption_than_ours_is_damage(at: int, value: int) -> None:
+    member = Member("a", 0o100644, 1, 2, 3, 4, 5, 6, 7, 8, size=6, encrypted=True)
+    header = bytearray(central_header(member, 9))
+    (read,) = read_headers(bytes(header))
+    assert (read.encrypted, read.method) == (True, STORED)
+    assert header[at] != value
+    header[at] = value
+    with pytest.raises(DamagedError):
+        list(read_headers(bytes(header)))
 
 
 def test_the_catalogue_of_a_real_archive_is_read(tree: Path, tmp_path: Path) -> None:

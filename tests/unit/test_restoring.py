@@ -89,3 +89,51 @@ def test_one_member_is_read_by_itself(archive: storelet.OpenedArchive, tmp_path:
 def test_there_must_be_an_archive(tmp_path: Path) -> None:
     with pytest.raises(storelet.ArchiveMissingError, match="no such archive"):
         storelet.open_archive(tmp_path / "missing.zip")
+
+
+@pytest.fixture
+def encrypted(tmp_path: Path) -> Path:
+    """Back up a strange tree, encrypted."""
+    source, kept = tmp_path / "source", tmp_path / "kept"
+    kept.mkdir()
+    make_strange_tree(source)
+    with storelet.ZipBackup(
+        "strange",
+        destination=storelet.Directory(kept),
+        encryption=storelet.Encryption("pässword"),
+    ) as backup:
+        backup.include_directory(source)
+    (made,) = kept.iterdir()
+    return made
+
+
+def test_an_encrypted_tree_comes_back_by_its_password(encrypted: Path, tmp_path: Path) -> None:
+    archive = storelet.open_archive(encrypted, password="pässword")
+    assert archive.read("large") == (tmp_path / "source/large").read_bytes()
+    assert archive.extract(tmp_path / "target").refused == []
+    assert describe_tree(tmp_path / "target") == describe_tree(tmp_path / "source")
+    assert archive.extract(tmp_path / "target").files == 0
+
+
+@pytest.mark.parametrize("password", [None, "", "another"])
+def test_without_the_password_nothing_is_written(
+    encrypted: Path, tmp_path: Path, password: str | None
+) -> None:
+    archive = storelet.open_archive(encrypted, password=password)
+    assert [member.name for member in archive.members(["plain"])] == ["directory/plain"]
+    with pytest.raises(storelet.CredentialsError, match="password") as caught:
+        archive.extract(tmp_path / "target")
+    assert caught.value.exit_code == 12
+    assert list((tmp_path / "target").iterdir()) == []
+    with pytest.raises(storelet.CredentialsError, match="password"):
+        archive.read("large")
+
+
+def test_a_changed_bit_of_an_encrypted_member_is_found(encrypted: Path, tmp_path: Path) -> None:
+    data = bytearray(encrypted.read_bytes())
+    member = next(storelet.open_archive(encrypted).members(["random"]))
+    data[member.offset + 200_000] ^= 1
+    encrypted.write_bytes(data)
+    result = storelet.open_archive(encrypted, password="pässword").extract(tmp_path / "target")
+    assert [name for name, _ in result.refused] == ["random"]
+    assert not (tmp_path / "target" / "random").exists()

@@ -13,6 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from storelet.catalogue import set_record
+from storelet.encryption import OVERHEAD, Encryptor
 from storelet.zipformat import (
     CHANGED,
     DEFLATED,
@@ -42,6 +43,7 @@ MEMBER = Member(
     read_at=1_366_561_802,
 )
 INT64 = st.integers(-(1 << 63), (1 << 63) - 1)
+PASSWORD = "open sesame"
 UINT32 = st.integers(0, 0xFFFFFFFF)
 UINT64 = st.integers(0, (1 << 64) - 1)
 
@@ -54,6 +56,9 @@ def write_zip(*members: Member, data: bytes = b"") -> bytes:
         compressor = zlib.compressobj(wbits=-15)
         deflated = compressor.compress(data) + compressor.flush()
         stored = deflated if member.method == DEFLATED else data
+        if member.encrypted:
+            encryptor = Encryptor(PASSWORD.encode())
+            stored = encryptor.head + encryptor.update(stored) + encryptor.finish()
         whole = member._replace(crc=zlib.crc32(data), size=len(data), stored_size=len(stored))
         header = central_header(whole, archive.tell())
         central += header if central else set_record(header, RECORD)
@@ -65,7 +70,7 @@ def write_zip(*members: Member, data: bytes = b"") -> bytes:
 
 
 def read(*members: Member, data: bytes = b"") -> ParsedZip:
-    return parse_zip(write_zip(*members, data=data))
+    return parse_zip(write_zip(*members, data=data), password=PASSWORD)
 
 
 @given(
@@ -96,6 +101,7 @@ def test_a_member_is_read_back_as_it_was_described(member: Member, kind: str, da
     parsed = read(member, data=data).members[0]
     assert parsed.name == portable_name(member.name).encode()
     assert parsed.data == data
+    assert parsed.is_encrypted == member.encrypted
     assert parsed.mode == member.mode
     assert parsed.owner == (member.uid, member.gid)
     private = parsed.private
@@ -257,8 +263,27 @@ def test_a_streamed_member_has_no_zip64_where_it_cannot_need_it(size: int) -> No
 @example(4_290_676_619)
 def test_a_streamed_member_never_outgrows_what_its_header_announced(size: int) -> None:
     # zlib.h on stored blocks: five bytes for each of up to 16,383, and what ends the stream.
-    at_most = size + 5 * (size // 16_383 + 2) + 10
+    at_most = size + 5 * (size // 16_383 + 2) + 10 + OVERHEAD
     assert needs_zip64(size) or at_most < 0xFFFFFFFF
+
+
+@pytest.mark.parametrize("kind", ["stored", "deflated", "streamed", "zip64"])
+def test_what_is_encrypted_has_its_crc_nowhere(kind: str) -> None:
+    member = MEMBER._replace(
+        method=0 if kind == "stored" else DEFLATED,
+        streamed=kind in ("streamed", "zip64"),
+        zip64=kind == "zip64",
+    )
+    data = b"of this somebody may think"
+    crc = zlib.crc32(data).to_bytes(4, "little")
+    assert crc in write_zip(member, data=data)
+    assert crc not in write_zip(member._replace(encrypted=True), data=data)
+
+
+@pytest.mark.parametrize("size", [1, 1 << 40])
+def test_who_knows_no_aes_is_told_so_by_the_version_needed(size: int) -> None:
+    header = central_header(MEMBER._replace(encrypted=True, size=size), 0)
+    assert header[6:8] == (51).to_bytes(2, "little")
 
 
 def test_an_empty_archive_is_an_end_record() -> None:
