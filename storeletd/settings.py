@@ -25,6 +25,7 @@ from storeletd.values import (
     LogFiles,
     Reread,
     ScheduleTexts,
+    Secret,
     Timezone,
     UserName,
     VariableName,
@@ -36,6 +37,7 @@ __all__ = [
     "SETTINGS_IN",
     "CatchUp",
     "ChangeDetection",
+    "Encryption",
     "Keep",
     "Language",
     "Settings",
@@ -60,6 +62,16 @@ class ChangeDetection(SettingsModel):
         " network file systems.",
         False,
         default=True,
+    )
+
+
+class Encryption(SettingsModel):
+    """With what archives are encrypted."""
+
+    password: Secret = Field(
+        description="Password that opens them: at most 99 bytes, best of ASCII characters. Who has"
+        " lost it has lost them: keep it in another place, too.",
+        examples=[{"credential": "backup-password"}],
     )
 
 
@@ -137,6 +149,11 @@ class Settings(SettingsModel):
         " none stores everything as it is.",
         "small",
         default="fast",
+    )
+    encryption: Encryption | None = setting(
+        "Encrypt what files hold, so that it can be read with the password alone; names, sizes and"
+        " times stay readable. Another password makes a full archive.",
+        {"password": {"credential": "backup-password"}},
     )
     reuse: StrictBool = setting(
         "Take what has not changed from the archive before, inside the destination, instead of"
@@ -244,7 +261,16 @@ class YamlSettings(Settings):
 Language = Literal["yaml", "python"]
 SETTINGS_IN: Mapping[Language, type[Settings]] = {"yaml": YamlSettings, "python": Settings}
 SAID_BY_CODE = frozenset(  # of a Python module
-    {"change_detection", "compression", "include", "keep", "reread", "reuse", "save"}
+    {
+        "change_detection",
+        "compression",
+        "encryption",
+        "include",
+        "keep",
+        "reread",
+        "reuse",
+        "save",
+    }
 )
 MODULE_CONSTANTS: Mapping[str, str] = {
     name.upper(): name for name in Settings.model_fields if name not in SAID_BY_CODE

@@ -90,10 +90,16 @@ def ask_destinations(job: Job) -> None:
 
 
 def _keywords(settings: Settings) -> dict[str, Any]:
-    """Return what the job file says of the keywords of `ZipBackup`; else the library's hold."""
+    """Return what the job file says of the keywords of `ZipBackup`; else the library's hold.
+
+    Raises CredentialsError where there is to be a password and none is to be had.
+    """
     keywords = {name: getattr(settings, name) for name in _HOW if name in settings.model_fields_set}
     if "change_detection" in keywords:
         keywords["change_detection"] = settings.change_detection.model_dump()
+    if settings.encryption is not None:
+        password = secrets.resolve(settings.encryption.password)
+        keywords["encryption"] = storelet.Encryption(password)
     return keywords
 
 

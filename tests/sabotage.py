@@ -47,6 +47,7 @@ class Promise:
 _TIME = "tests/daemon/test_time.py::test_"
 _DAEMON = "tests/daemon/test_daemon.py::test_"
 _SECURITY = "tests/daemon/test_security.py::test_"
+_ENCRYPTED = "tests/unit/test_encrypted.py::test_"
 _SYSTEMD = "tests/systemd/test_service.py::test_"
 
 PROMISES = (
@@ -304,6 +305,28 @@ PROMISES = (
         "storeletd/secrets.py",
         '            text = text.replace(value, "***")\n',
         "            pass\n",
+    ),
+    Promise(
+        "Nothing that a file holds shows in an encrypted archive",
+        f"{_ENCRYPTED}all_is_there_with_the_password_and_nothing_without",
+        "storelet/packing.py",
+        "            yield encryptor.update(piece)\n",
+        "            encryptor.update(piece)\n            yield piece\n",
+    ),
+    Promise(
+        "No archive has members of two passwords",
+        f"{_ENCRYPTED}another_password_is_a_full_archive_and_is_said_once",
+        "storelet/delivery.py",
+        "            require_password(self.destination, previous, self._encryption)\n",
+        "",
+    ),
+    Promise(
+        "A job whose password is not to be had writes nothing",
+        "tests/daemon/test_encryption.py::"
+        "test_without_a_password_nothing_is_written_and_nothing_run",
+        "storeletd/steps.py",
+        "if settings.encryption is not None:",
+        "if False:",
     ),
     Promise(
         "Nothing that others wrote steers a terminal",

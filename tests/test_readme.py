@@ -15,7 +15,7 @@ from storeletd.history import EXIT_CODES
 from storeletd.items import INCLUDE_KINDS, SAVE_KINDS
 from storeletd.jobfile import read_job
 from storeletd.journal import MESSAGE_IDS
-from storeletd.settings import MODULE_CONSTANTS, ChangeDetection, YamlSettings
+from storeletd.settings import MODULE_CONSTANTS, ChangeDetection, Encryption, YamlSettings
 from tests.helpers import CLONE
 
 README = (CLONE / "README.rst").read_text()
@@ -60,7 +60,8 @@ def test_both_kinds_of_jobs_are_shown() -> None:
 
 
 def test_every_setting_is_in_it() -> None:
-    models = (YamlSettings, ChangeDetection, *INCLUDE_KINDS.values(), *SAVE_KINDS.values())
+    models = [YamlSettings, ChangeDetection, Encryption]
+    models += [*INCLUDE_KINDS.values(), *SAVE_KINDS.values()]
     settings = {name for model in models for name in model.model_fields}
     assert (settings | set(MODULE_CONSTANTS)) - literals() == set()
 

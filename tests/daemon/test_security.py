@@ -703,7 +703,7 @@ def secret_job(planted: Planted, directory: Path, store: str, gate: Path) -> str
             f"  region_name: us-east-1\n  access_key: {reference}\n  secret_key: {reference}\n"
         )
     return (
-        "schedule: manual\nenvironment:\n"
+        f"schedule: manual\nencryption: {{password: {planted.plant('password')}}}\nenvironment:\n"
         f"  SITE_PASSWORD: {planted.plant('variable')}\n"
         f"  BY_FILE: {{file: {file}}}\n  BY_CREDENTIAL: {{credential: key}}\n"
         f"include:\n- new_dir: made\n"

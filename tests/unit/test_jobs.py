@@ -32,7 +32,13 @@ from storeletd.jobfile import read_job
 from storeletd.jobs import Job, JobFileError, JobProblem, Settings, json_schema
 from storeletd.schedule import local_timezone
 from storeletd.secrets import SecretReference
-from storeletd.settings import MODULE_CONSTANTS, SAID_BY_CODE, ChangeDetection, YamlSettings
+from storeletd.settings import (
+    MODULE_CONSTANTS,
+    SAID_BY_CODE,
+    ChangeDetection,
+    Encryption,
+    YamlSettings,
+)
 
 EXAMPLE = """\
 # /etc/storelet.d/website.yaml
@@ -59,6 +65,7 @@ save:
     access_key: {credential: s3-key}
     secret_key: plain-secret
   - directory: /mnt/nas/backups
+encryption: {password: plain-secret}
 reuse: true
 reread: 90d
 change_detection: {inode: false}
@@ -99,6 +106,7 @@ def test_settings_are_values_of_their_kind(job: Job) -> None:
     assert settings.timezone.key == "Europe/Berlin"
     assert settings.reread == timedelta(days=90)
     assert settings.change_detection == ChangeDetection(ctime=True, inode=False)
+    assert settings.encryption == Encryption(password=SecretStr("plain-secret"))
     assert settings.timeout == timedelta(hours=4)
     directory, _file, list_command, shell_command = settings.include
     assert isinstance(directory, IncludeDirectory)
@@ -214,8 +222,9 @@ def test_any_settings_come_out_of_json_as_they_went_in(values: dict[str, Any], s
 
 def test_worker_must_get_the_variables_that_references_name(values: dict[str, Any]) -> None:
     values["save"][0] |= {"access_key": {"env": "KEY"}, "secret_key": {"file": "/key"}}
+    values["encryption"] = {"password": {"env": "PASSWORD"}}
     job = make_job(YamlSettings.model_validate(values))
-    assert job.environment_names == {"KEY", "TOKEN_OF_US"}
+    assert job.environment_names == {"KEY", "PASSWORD", "TOKEN_OF_US"}
 
 
 # `show`
@@ -245,6 +254,7 @@ def test_show_of_a_module_has_nothing_that_its_code_says() -> None:
 def test_plain_secrets_are_masked_wherever_a_job_is_shown(job: Job) -> None:
     shown = job.describe()
     assert shown["save"]["value"][0]["secret_key"] == "***"
+    assert shown["encryption"]["value"] == {"password": "***"}
     environment = shown["environment"]["value"]
     assert environment["PGPASSWORD"] == "***"
     assert environment["PGHOST"] == "/run/postgresql"
@@ -378,6 +388,13 @@ SPOILT: list[dict[str, Any]] = [
     {"change_detection": False},
     {"change_detection": {"ctime": 0}},
     {"change_detection": {"ctim": False}},
+    {"encryption": None},
+    {"encryption": {}},
+    {"encryption": "secret"},
+    {"encryption": {"password": ""}},
+    {"encryption": {"password": 777123}},
+    {"encryption": {"password": {"credential": "a", "env": "b"}}},
+    {"encryption": {"passwort": "secret"}},
     {"overlap": "wait"},
     {"log_files": 1},
     {"environment": {"1A": "x"}},
