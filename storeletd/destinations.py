@@ -7,14 +7,20 @@ import os
 import time
 from typing import Any
 
-from pydantic import SecretStr
+from pydantic import BaseModel, SecretStr
 
 import storelet
 from storeletd import secrets
 from storeletd.items import SaveDirectory, SaveS3
-from storeletd.jobs import Job
+from storeletd.jobs import Job, Settings
 
-__all__ = ["find_directories", "make_destinations", "prune_archives", "set_environment"]
+__all__ = [
+    "find_directories",
+    "make_destinations",
+    "prune_archives",
+    "resolve_password",
+    "set_environment",
+]
 
 _log = logging.getLogger("storeletd.destinations")
 
@@ -52,6 +58,16 @@ def make_destinations(
     return destinations, failures
 
 
+def resolve_password(settings: Settings) -> str | None:
+    """Return what a job's archives are encrypted with; None: they are not.
+
+    Raises CredentialsError.
+    """
+    if settings.encryption is None:
+        return None
+    return secrets.resolve(settings.encryption.password)
+
+
 def prune_archives(job: Job, *, dry_run: bool = False) -> tuple[list[Pruned], list[str]]:
     """Delete the archives that the job's `keep` lets go, wherever it saves to.
 
@@ -75,15 +91,23 @@ def prune_archives(job: Job, *, dry_run: bool = False) -> tuple[list[Pruned], li
 
 
 def _options(save: SaveS3) -> dict[str, Any]:
-    """Return the keywords of `S3`, secrets in their place."""
-    options: dict[str, Any] = {}
-    for name, value in save:
-        if value is None or name == "s3":
-            continue
-        if name == "upload":
-            options[name] = value.model_dump(exclude_none=True)
-        elif isinstance(value, secrets.SecretReference | SecretStr):
-            options[name] = secrets.resolve(value)
-        else:
-            options[name] = value
+    """Return the keywords of `S3`, secrets in their place. Raises CredentialsError."""
+    options = _resolve_all(save)
+    del options["s3"]
     return options
+
+
+def _resolve_all(model: BaseModel) -> dict[str, Any]:
+    """Return what is not left out of a model, secrets in their place."""
+    values: dict[str, Any] = {}
+    for name, value in model:
+        match value:
+            case None:
+                continue
+            case BaseModel():
+                values[name] = _resolve_all(value)
+            case secrets.SecretReference() | SecretStr():
+                values[name] = secrets.resolve(value)
+            case _:
+                values[name] = value
+    return values

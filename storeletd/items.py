@@ -152,11 +152,29 @@ class IncludeNewDir(SettingsModel):
 class Upload(SettingsModel):
     """Options of S3's requests PutObject and CreateMultipartUpload, named as there."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "dependentRequired": {
+                "SSECustomerAlgorithm": ["SSECustomerKey"],
+                "SSECustomerKey": ["SSECustomerAlgorithm"],
+            }
+        }
+    )
+
     StorageClass: Text | None = setting("Storage class of the archives.", "STANDARD_IA")
     ServerSideEncryption: Text | None = setting("How S3 encrypts them at rest.", "aws:kms")
     SSEKMSKeyId: Text | None = setting("KMS key to encrypt with.", "alias/backup")
     SSEKMSEncryptionContext: Text | None = setting(
         "Encryption context for KMS, as base64 of JSON.", "eyJhIjoiYiJ9"
+    )
+    SSECustomerAlgorithm: Literal["AES256"] | None = setting(
+        "Encrypt with a key of your own, together with SSECustomerKey.", "AES256"
+    )
+    SSECustomerKey: Secret | None = setting(
+        "That key, 32 bytes of text, which the store does not keep: who has lost it has lost the"
+        " archives.",
+        {"credential": "s3-customer-key"},
+        validate_default=True,
     )
     BucketKeyEnabled: StrictBool | None = setting("Use an S3 Bucket Key with KMS.", True)
     ACL: Text | None = setting("Canned access rights.", "bucket-owner-full-control")
@@ -172,6 +190,14 @@ class Upload(SettingsModel):
     Metadata: dict[Text, AnyText] | None = setting(
         "Metadata beside Storelet's own.", {"owner": "web team"}
     )
+
+    @field_validator("SSECustomerKey")
+    @classmethod
+    def _check_customer_key(cls, value: Secret | None, info: ValidationInfo) -> Secret | None:
+        algorithm = info.data.get("SSECustomerAlgorithm", value)  # one that is wrong is one error
+        if (value is None) != (algorithm is None):
+            raise ValueError("expected SSECustomerAlgorithm and SSECustomerKey together")
+        return value
 
 
 class SaveS3(SettingsModel):

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 import storelet
-from storeletd.destinations import make_destinations
+from storeletd.destinations import make_destinations, resolve_password
 from storeletd.items import IncludeDirectory, IncludeFile, IncludeNewDir
 from storeletd.jobs import Job
 from storeletd.rights import User, UserError, find_user, hint_at_root, keep_capabilities
@@ -97,8 +97,8 @@ def _keywords(settings: Settings) -> dict[str, Any]:
     keywords = {name: getattr(settings, name) for name in _HOW if name in settings.model_fields_set}
     if "change_detection" in keywords:
         keywords["change_detection"] = settings.change_detection.model_dump()
-    if settings.encryption is not None:
-        password = secrets.resolve(settings.encryption.password)
+    password = resolve_password(settings)
+    if password is not None:
         keywords["encryption"] = storelet.Encryption(password)
     return keywords
 

@@ -61,7 +61,7 @@ save:
   - s3: my-bucket
     prefix: web/
     endpoint_url: https://s3.example.org
-    upload: {StorageClass: STANDARD_IA}
+    upload: {StorageClass: STANDARD_IA, SSECustomerAlgorithm: AES256, SSECustomerKey: plain-secret}
     access_key: {credential: s3-key}
     secret_key: plain-secret
   - directory: /mnt/nas/backups
@@ -119,7 +119,11 @@ def test_settings_are_values_of_their_kind(job: Job) -> None:
     assert isinstance(bucket, SaveS3)
     assert bucket.access_key == SecretReference(kind="credential", name="s3-key")
     assert bucket.secret_key == SecretStr("plain-secret")
-    assert bucket.upload == Upload(StorageClass="STANDARD_IA")
+    assert bucket.upload == Upload(
+        StorageClass="STANDARD_IA",
+        SSECustomerAlgorithm="AES256",
+        SSECustomerKey=SecretStr("plain-secret"),
+    )
 
 
 def test_what_is_left_out_has_its_default() -> None:
@@ -254,6 +258,7 @@ def test_show_of_a_module_has_nothing_that_its_code_says() -> None:
 def test_plain_secrets_are_masked_wherever_a_job_is_shown(job: Job) -> None:
     shown = job.describe()
     assert shown["save"]["value"][0]["secret_key"] == "***"
+    assert shown["save"]["value"][0]["upload"]["SSECustomerKey"] == "***"
     assert shown["encryption"]["value"] == {"password": "***"}
     environment = shown["environment"]["value"]
     assert environment["PGPASSWORD"] == "***"
@@ -427,6 +432,9 @@ SPOILT: list[dict[str, Any]] = [
     {"save": [BUCKET | {"endpoint_url": "https://user@s3.example.org"}]},
     {"save": [BUCKET | {"regionname": "x"}]},
     {"save": [BUCKET | {"upload": {"StorageClas": "x"}}]},
+    {"save": [BUCKET | {"upload": {"SSECustomerKey": "x"}}]},
+    {"save": [BUCKET | {"upload": {"SSECustomerAlgorithm": "AES256"}}]},
+    {"save": [BUCKET | {"upload": {"SSECustomerAlgorithm": "x", "SSECustomerKey": "x"}}]},
 ]
 
 

@@ -22,8 +22,8 @@ from storelet.abandoned import AbandonedUpload, abandoned
 from storelet.destination.s3 import S3
 from storelet.reuse import CopyLimits
 from tests.helpers import Bucket, MotoServer
+from tests.nights import Nights, contents, contents_of
 from tests.proxy import Answer, Proxy, Request, error_answer
-from tests.unit.test_reusing import Nights, contents, contents_of
 from tests.zipparser import parse_zip
 
 MIB = 1 << 20
