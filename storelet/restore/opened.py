@@ -226,7 +226,8 @@ class OpenedArchive:
             return
         if not self._secret:
             raise CredentialsError(
-                f"{self.name} is encrypted, and no password is given", hint="give its password"
+                f"{self.name} is encrypted, and no password is given",
+                hint="give password=, or to storeletctl --password-file",
             )
         from storelet.encryption import HEAD_BYTES, Decryptor
 

@@ -17,7 +17,7 @@ import re
 import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,11 +49,27 @@ def reaching(command: Callable[..., Any]) -> Callable[..., Any]:
     @click.option(
         "--endpoint-url", metavar="URL", help="Where the store of an s3:// URL is, if not Amazon's."
     )
+    @click.option(
+        "--password-file",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="Password of encrypted archives; else the job's, or $STORELET_PASSWORD.",
+    )
     @pass_invocation
     def reached(
-        invocation: Invocation, /, directory: Path, endpoint_url: str | None, **more: Any
+        invocation: Invocation,
+        /,
+        directory: Path,
+        endpoint_url: str | None,
+        password_file: Path | None,
+        **more: Any,
     ) -> Any:
-        reach = Reach(invocation=invocation, jobs=directory, endpoint_url=endpoint_url)
+        reach = Reach(
+            invocation=invocation,
+            jobs=directory,
+            endpoint_url=endpoint_url,
+            password=_read_password(password_file),
+        )
         return command(reach, **more)
 
     reached.__doc__, reached.__name__ = command.__doc__, command.__name__
@@ -93,6 +109,7 @@ class Reach:
     invocation: Invocation
     jobs: Path  # the job directory
     endpoint_url: str | None
+    password: str | None = field(repr=False)  # that was given; else a job's own is taken
 
     def archive(self, text: str) -> storelet.OpenedArchive:
         """Return the archive that ARCHIVE means."""
@@ -100,7 +117,8 @@ class Reach:
 
         with translating():
             if "://" in text or os.path.exists(text):
-                return storelet.open_archive(text, **self._client_options())
+                password = self.password
+                return storelet.open_archive(text, password=password, **self._client_options())
             named = _ARCHIVE_FILE.fullmatch(text.rpartition("/")[2])
             if named is not None:
                 return self._by_file_name(named[0], named[1], text)
@@ -151,6 +169,18 @@ class Reach:
             exit_code=_NO_SUCH,
         )
 
+    def _password_of(self, job: Job) -> str | None:
+        """Return the password of a job's archives, where it is to be had; few verbs need one."""
+        import storelet
+        from storeletd.destinations import resolve_password
+
+        if self.password is not None:
+            return self.password
+        try:
+            return resolve_password(job.settings)
+        except storelet.CredentialsError:
+            return None
+
     def _client_options(self) -> dict[str, Any]:
         return {"endpoint_url": self.endpoint_url} if self.endpoint_url else {}
 
@@ -165,8 +195,13 @@ class Reach:
     def _of_job(self, name: str) -> list[storelet.OpenedArchive]:
         import storelet
 
-        places = self._places(self.job(name))
-        found = [each for place in places for each in storelet.list_archives(*place)]
+        job = self.job(name)
+        password = self._password_of(job)
+        found = [
+            each
+            for place in self._places(job)
+            for each in storelet.list_archives(*place, password=password)
+        ]
         return sorted(found, key=lambda archive: (archive.modified, archive.name))
 
     def _places(self, job: Job) -> Sequence[tuple[Any, str]]:
@@ -196,6 +231,16 @@ class Reach:
                 exit_code=_NO_SUCH,
             )
         return list(places)
+
+
+def _read_password(path: Path | None) -> str | None:
+    """Return the password of a file, without the line end behind it, or of the environment."""
+    if path is None:
+        return os.environ.get("STORELET_PASSWORD")
+    try:
+        return path.read_text(errors="surrogateescape").rstrip("\r\n")
+    except OSError as error:
+        raise CommandError(f"cannot read {path}: {error.strerror}", exit_code=12) from error
 
 
 def _find_credentials() -> None:

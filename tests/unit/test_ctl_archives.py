@@ -246,3 +246,34 @@ def test_from_s3_one_small_member_costs_its_bytes_and_the_catalogue(
         done = ctl("restore", f"s3://{seaweedfs.name}/{key}", "--target", target, *where, **keys)
         assert (done.returncode, done.stderr) == (0, "")
     assert describe_tree(tmp_path / "target") == describe_tree(tree)
+
+
+def test_an_encrypted_archive_takes_its_password_from_the_job_a_file_or_the_environment(
+    nights: Nights, tmp_path: Path
+) -> None:
+    secret, wrong = tmp_path / "secret", tmp_path / "wrong"
+    secret.write_text("pässword\n")
+    wrong.write_text("another\n")
+    with storelet.ZipBackup(
+        "website",
+        destination=storelet.Directory(nights.kept),
+        encryption=storelet.Encryption("pässword"),
+    ) as backup:
+        backup.include_directory(nights.source, name="www")
+    archive = str(max(nights.kept.iterdir()))
+    what = ("dump", archive, "www/added")
+    none = ctl(*what)
+    assert (none.returncode, none.stdout) == (12, "")
+    assert "encrypted, and no password" in none.stderr
+    assert ctl(*what, "--password-file", str(wrong)).returncode == 12
+    assert ctl(*what, "--password-file", str(secret)).stdout == "new"
+    assert ctl(*what, STORELET_PASSWORD="pässword").stdout == "new"
+    target = tmp_path / "target"
+    refused = nights.ctl("restore", "website", "--target", str(target))
+    assert refused.returncode == 12
+    assert list(target.iterdir()) == []
+    job = nights.jobs / "website.yaml"
+    job.write_text(job.read_text() + f"encryption: {{password: {{file: {secret}}}}}\n")
+    assert nights.ctl("dump", "website", "www/added").stdout == "new"
+    assert nights.ctl("restore", "website", "--target", str(target)).returncode == 0
+    assert describe_tree(target / "www") == describe_tree(nights.source)
