@@ -317,7 +317,7 @@ def _log_event(event: Event) -> None:
         case Restored(path=path):
             _files_log.info("Restored file %s", _printable(path))
         case Refused(member=member, reason=reason):
-            _log.warning("Not restored: %s: %s", _printable(member), reason)
+            _log.warning("Refused %s: %s", _printable(member), reason)
         case Saved(url=url, destination=destination, bytes=size):
             _log.info("Saved %s to %s (%d bytes)", _printable(url), _printable(destination), size)
 

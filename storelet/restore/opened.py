@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import random
 import re
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -171,6 +173,36 @@ class OpenedArchive:
             )
         origin = Origin(record.sources)
         return self._extract("/", patterns, origin.place, overwrite, dry_run=dry_run, is_new=False)
+
+    def verify(self, *, sample: float = 1.0, turn: int | None = None) -> Unpacked:
+        """Read members back and check them: where they are, what they are called, size and CRC.
+
+        All, or about the part `sample` of them, above 0 and up to 1: with `turn` counting up from
+        one call to the next, all come in turn; without, they are chosen at random. What is not
+        right is told in the result's `refused`; `problems` are those of the catalogue. Raises
+        StoreletError.
+        """
+        if not 0 < sample <= 1:
+            raise UsageError(f"not a part of an archive: sample={sample}", hint="0.05 is 5 %")
+        start = random.random() if turn is None else turn * sample  # noqa: S311 - no secret
+
+        def is_chosen(member: StoredMember) -> bool:
+            return (zlib.crc32(member.raw_name) / 2**32 - start) % 1 < sample
+
+        chosen = is_chosen if sample < 1 else _make_filter(())
+        found = survey(self._listing, chosen, lambda member: member.name, None, "never")
+        encrypted = self._find_encrypted(found)
+        if encrypted is not None:
+            self._check_password(encrypted)
+        return Extraction(
+            self._read,
+            self._listing,
+            found,
+            lambda member: member.name,
+            None,
+            secret=self._secret,
+            replace=False,
+        ).run()
 
     def _extract(
         self,

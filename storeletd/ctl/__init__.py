@@ -5,7 +5,7 @@
     runs        run-now, cancel, history, logs
     times       next, calendar
     archives    archives, files, find, dump, diff
-    restores    restore
+    restores    restore, verify
     prunes      prune
     jobfiles    validate, schema
     reach       what ARCHIVE means: archives, reached as the caller

@@ -107,6 +107,7 @@ for _command in (
     archives.dump,
     archives.diff,
     restores.restore,
+    restores.verify,
     prunes.prune,
     times.show_next,
     times.calendar,

@@ -78,9 +78,12 @@ def reaching(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @contextmanager
 def translating() -> Iterator[None]:
-    """Raise the library's errors as CommandError."""
+    """Raise the library's errors as CommandError; what it logs, the verbs say in their words."""
+    import logging
+
     import storelet
 
+    logging.getLogger("storelet").addHandler(logging.NullHandler())
     try:
         yield
     except storelet.StoreletError as error:

@@ -1,4 +1,4 @@
-"""The verb that brings files back: restore. It runs as the caller and needs no daemon."""
+"""The verbs that read archives back: restore, verify. As the caller; they need no daemon."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from storeletd.ctl.reach import Reach, nothing_fits, reaching, translating
 if TYPE_CHECKING:
     import storelet
 
-__all__ = ["restore"]
+__all__ = ["restore", "verify"]
 
 _PARTIAL = 3
 _SHOWN = 20  # members that were not restored
@@ -81,6 +81,51 @@ def restore(
     return _PARTIAL if result.refused or problems else 0
 
 
+@click.command()
+@click.argument("archive", metavar="ARCHIVE")
+@click.option(
+    "--sample", default="100%", show_default=True, metavar="PART", help="How much of it: 5%, say."
+)
+@json_option
+@reaching
+def verify(reach: Reach, archive: str, sample: str, as_json: bool) -> int:
+    """Read an archive back and check every file in it: its place, name, size and CRC.
+
+    With --sample only that part of the files, chosen at random. Exit code 1 says that something is
+    not right.
+    """
+    part = _read_part(sample)
+    begun = time.monotonic()
+    opened = reach.archive(archive)
+    with translating(), _showing_progress(live=console.is_terminal() and not as_json):
+        result = opened.verify(sample=part)
+        problems = opened.problems
+    is_right = not (problems or result.refused)
+    if as_json:
+        console.print_json({**_describe(opened, result, dry_run=False), "right": is_right})
+    else:
+        checked = f"{describe_count(result.files, 'member')}, {describe_bytes(result.size)}"
+        took = describe_elapsed(time.monotonic() - begun)
+        console.print_line(
+            f"Checked {checked} of {escape(opened.name)} in {took}: all right"
+            if is_right
+            else f"{escape(opened.name)} is damaged; {checked} of it are right"
+        )
+        _print_refused(opened, result, "Not right")
+    return 0 if is_right else 1
+
+
+def _read_part(text: str) -> float:
+    """Return a part such as 5% as a number. Raises BadParameter."""
+    try:
+        part = float(text.removesuffix("%")) / 100
+    except ValueError:
+        part = 0.0
+    if not text.endswith("%") or not 0 < part <= 1:
+        raise click.BadParameter(f"{text}: expected such as 5%", param_hint="--sample")
+    return part
+
+
 def _print_result(
     opened: storelet.OpenedArchive,
     result: storelet.Unpacked,
@@ -99,10 +144,14 @@ def _print_result(
         console.print_line(f"{describe_count(result.there, 'file')} there already")
     if result.kept:
         console.print_line(f"{describe_count(result.kept, 'file')} newer there, and kept")
+    _print_refused(opened, result, "Not restored")
+
+
+def _print_refused(opened: storelet.OpenedArchive, result: storelet.Unpacked, what: str) -> None:
     for problem in opened.problems:
         console.print_remark(f"{opened.name}: {problem}")
     for name, reason in result.refused[:_SHOWN]:
-        console.print_remark(f"Not restored: {name}: {reason}")
+        console.print_remark(f"{what}: {name}: {reason}")
     if len(result.refused) > _SHOWN:
         console.print_remark(f"… and {len(result.refused) - _SHOWN:,} more (--json has them all)")
 

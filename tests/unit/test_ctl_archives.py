@@ -277,3 +277,22 @@ def test_an_encrypted_archive_takes_its_password_from_the_job_a_file_or_the_envi
     assert nights.ctl("dump", "website", "www/added").stdout == "new"
     assert nights.ctl("restore", "website", "--target", str(target)).returncode == 0
     assert describe_tree(target / "www") == describe_tree(nights.source)
+
+
+def test_an_archive_is_verified(nights: Nights) -> None:
+    done = nights.ctl("verify", "website")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith(": all right\n")
+    assert nights.json("verify", "website", "--sample", "40%")["right"]
+    path = Path(nights.second)
+    data = bytearray(path.read_bytes())
+    member = next(storelet.open_archive(path).members(["added"]))
+    data[data.index(b"new", member.offset)] ^= 0xFF
+    path.write_bytes(data)
+    broken = nights.ctl("verify", "website")
+    assert broken.returncode == 1
+    said = "Not right: www/added: its CRC is not that of its catalogue\n"
+    assert broken.stdout.endswith(" of it are right\n")
+    assert broken.stderr == said
+    for part in ("0%", "101%", "half", "0.5"):
+        assert nights.ctl("verify", "website", "--sample", part).returncode == 2

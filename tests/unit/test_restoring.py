@@ -137,3 +137,37 @@ def test_a_changed_bit_of_an_encrypted_member_is_found(encrypted: Path, tmp_path
     result = storelet.open_archive(encrypted, password="pässword").extract(tmp_path / "target")
     assert [name for name, _ in result.refused] == ["random"]
     assert not (tmp_path / "target" / "random").exists()
+
+
+def test_a_whole_archive_is_right(archive: storelet.OpenedArchive) -> None:
+    result = archive.verify()
+    assert result.refused == []
+    assert result.files == len(list(archive.members()))
+
+
+def test_samples_in_turn_check_everything(archive: storelet.OpenedArchive) -> None:
+    checked: list[str] = []
+
+    def note(event: storelet.Event) -> None:
+        if isinstance(event, storelet.Restored):
+            checked.append(event.member)
+
+    with storelet.observe(note):
+        for turn in range(7, 7 + 4):
+            archive.verify(sample=0.25, turn=turn)
+    assert sorted(checked) == sorted(member.name for member in archive.members())
+    assert 0 < archive.verify(sample=0.5, turn=0).files < len(checked)
+    with pytest.raises(storelet.UsageError, match="not a part"):
+        archive.verify(sample=0)
+
+
+def test_what_is_not_right_is_named(archive: storelet.OpenedArchive, tmp_path: Path) -> None:
+    (path,) = (tmp_path / "kept").iterdir()
+    data = bytearray(path.read_bytes())
+    members = {member.name: member for member in archive.members()}
+    for name in ("random", "large", "directory/plain", "points"):
+        data[members[name].offset + members[name].stored_size // 2 + 90] ^= 0x55
+    path.write_bytes(data)
+    result = storelet.open_archive(path).verify()
+    assert {name for name, _ in result.refused} >= {"random", "large"}
+    assert result.files + len(result.refused) == len(members)
