@@ -12,13 +12,17 @@ from benchmarks.server import find_weed
 
 __all__ = ["CONTENDERS", "STORELET", "Contender", "Place"]
 
-# Its arguments: a tree, a directory or s3:BUCKET, how to compress, and whether to keep the path.
+# Its arguments: a tree, a directory or s3:BUCKET, how to compress, and then perhaps whether to keep
+# the path, and a password.
 STORELET = """
 import sys, storelet
-tree, kept, compression, *whole_path = sys.argv[1:]
+tree, kept, compression, whole_path, password = (*sys.argv[1:], "", "")[:5]
+encryption = storelet.Encryption(password) if password else None
 bucket = kept.removeprefix("s3:")
 destination = storelet.Directory(kept) if bucket == kept else storelet.S3(bucket)
-with storelet.ZipBackup("bench", destination=destination, compression=compression) as backup:
+with storelet.ZipBackup(
+    "bench", destination=destination, compression=compression, encryption=encryption
+) as backup:
     backup.include_directory(tree, preserve_paths=bool(whole_path))
 """
 _ZIPFILE = """
@@ -131,6 +135,11 @@ _TO_DIRECTORY = [
         back_up=(sys.executable, "-c", STORELET, "{tree}", "{kept}", "small", "whole path"),
     ),
     Contender(
+        name="storelet encrypted",
+        to="directory",
+        back_up=(sys.executable, "-c", STORELET, "{tree}", "{kept}", "fast", "whole path", "bench"),
+    ),
+    Contender(
         name="zip -r",
         to="directory",
         needs=("zip",),
@@ -179,6 +188,20 @@ _TO_S3 = [
             *(*_IN_SHELL, _UNZIP_LAST_FROM_S3, "{kept}", "{into}", "{source_inside}", "{spooled}"),
         ),
         restore_all=(*_IN_SHELL, _UNZIP_LAST_FROM_S3, "{kept}", "{into}", "*", "{spooled}"),
+    ),
+    Contender(
+        name="storelet encrypted",
+        to="S3",
+        back_up=(
+            sys.executable,
+            "-c",
+            STORELET,
+            "{tree}",
+            "s3:{kept}",
+            "fast",
+            "whole path",
+            "bench",
+        ),
     ),
     Contender(
         name="storeletd's job",
