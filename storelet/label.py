@@ -16,6 +16,7 @@ from itertools import chain
 
 from storelet import catalogue
 from storelet.destination.contract import backup_of
+from storelet.destination.mark import is_mark, marked_by
 from storelet.errors import ArchiveExistsError, UsageError
 from storelet.source import Entry, UnreadableError, open_file
 from storelet.zipformat import ArchiveRecord
@@ -23,7 +24,8 @@ from storelet.zipformat import ArchiveRecord
 __all__ = ["Label", "find_record", "names_taken"]
 
 _NAMES_TRIED = 60  # seconds after now whose names may all be taken before we give up
-_NAME_BYTES = 255 - len("_YYYYMMDDhhmmss.zip")  # a file's name has 255 at most
+_NAME_BYTES = 255 - len("_YYYYMMDDhhmmss.zip.bad")  # a file's name has 255 at most
+_MARK_BYTES = 64  # of a mark, which show that it is one
 _SOURCES_CHARACTERS = 12_000
 _USUAL_HEADER_BYTES = 4 << 10
 _FIRST_HEADER_BYTES = 46 + 2 * 0x10000  # central header, APPNOTE 4.3.12: name and extra field
@@ -78,20 +80,23 @@ class Label:
             yield f"{self.name}_{now + timedelta(seconds=seconds):%Y%m%d%H%M%S}.zip"
 
     def is_own_archive(self, entry: Entry, places: frozenset[str]) -> bool:
-        """Tell whether a file is an archive that must not go into another.
+        """Tell whether a file is an archive, or one's mark, that must not go into another.
 
         That is one of this backup, and any of Storelet's that lies in one of the directories
         `places`, where this one goes: else each night's would hold all earlier ones. They are
-        known by their names and by their own records; whatever else is there is not meant.
+        known by their names and by what they say themselves; whatever else is there is not meant.
         """
-        if not entry.path.endswith(".zip"):
+        if not entry.path.endswith((".zip", ".zip.bad")):
             return False
         directory, file_name = os.path.split(entry.path)
-        backup = backup_of(file_name)
+        marked = marked_by(file_name)
+        backup = backup_of(file_name if marked is None else marked)
         if backup is None or not stat.S_ISREG(entry.mode):
             return False
         if backup != self.name and os.path.realpath(directory) not in places:
             return False
+        if marked is not None:
+            return _is_mark(entry)
         record = read_record(entry)
         return record is not None and record.job == backup
 
@@ -120,6 +125,14 @@ def find_record(read: Callable[[int, int], bytes], size: int) -> ArchiveRecord |
         if record is not None:
             return record
     return None
+
+
+def _is_mark(entry: Entry) -> bool:
+    try:
+        with open_file(entry) as file:
+            return is_mark(file.read_at(0, _MARK_BYTES))
+    except UnreadableError:
+        return False
 
 
 def names_taken(destination: object) -> ArchiveExistsError:

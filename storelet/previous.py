@@ -1,7 +1,8 @@
 """The previous archive at a destination, which a new one copies members from.
 
 1. it is the newest archive of the same backup; its catalogue is read by ranged reads of its tail,
-   so no local state is needed, and another machine can go on;
+   so no local state is needed, and another machine can go on. One that is marked as bad is copied
+   from no more than what is older: what is bad in it may have come from there;
 2. a member whose entry has not changed is live;
 3. of the live ones, `reuse` chooses what is copied; the rest is wanted anew.
 
@@ -130,6 +131,9 @@ def read_previous(destination: Destination, backup: str) -> PreviousArchive:
         archives = destination.list_archives(backup)
         if not archives:
             raise NotReusableError("it has no archive of this backup yet", is_first=True)
+        if archives[-1].is_bad:
+            name = archives[-1].name
+            raise NotReusableError(f"{name} is marked as bad, and older archives may be too")
         return _read(destination, archives[-1], backup)
     except (CredentialsError, DestinationMissingError):
         raise

@@ -38,16 +38,19 @@ reuse
 retention               errors
 destination
 destination.contract    errors reuse
-destination.directory   errors observer reuse destination.contract
+destination.mark        destination.contract
+destination.directory   errors observer reuse destination.contract destination.mark
 destination.s3errors    errors
 destination.s3client    errors observer destination.contract
+destination.s3object    errors destination.contract destination.s3client destination.s3errors
 destination.sending
 destination.s3upload    errors observer reuse destination.contract destination.s3client
-                        destination.s3errors destination.sending
-destination.s3          errors observer abandoned reuse destination.contract destination.s3client
-                        destination.s3errors destination.s3upload
+                        destination.s3errors destination.s3object destination.sending
+destination.s3          errors observer abandoned reuse destination.contract destination.mark
+                        destination.s3client destination.s3errors destination.s3object
+                        destination.s3upload
 temporary               errors
-label                   errors zipformat catalogue source destination.contract
+label                   errors zipformat catalogue source destination.contract destination.mark
 pruning                 errors observer zipformat retention label destination.contract
 previous                errors zipformat catalogue deflate reuse destination.contract
 matching                zipformat catalogue plan reuse previous

@@ -45,6 +45,11 @@ class Stored:
     size: int  # bytes
     version: str  # another one wherever the bytes may be others: S3's ETag
     modified: float  # seconds since the epoch, by the destination's clock
+    is_bad: bool = False  # it has a mark that says so; only a listing tells
+
+    def is_same(self, other: Stored) -> bool:
+        """Tell whether both are the same bytes, as far as the destination can tell."""
+        return (self.name, self.size, self.version) == (other.name, other.size, other.version)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +113,10 @@ class Destination(Protocol):
         """
 
     def list_archives(self, backup: str | None) -> list[Stored]:
-        """Return the archives that are named after the backup `backup`, or any: oldest first."""
+        """Return the archives that are named after the backup `backup`, or any: oldest first.
+
+        One listing tells which are marked as bad too.
+        """
 
     def url_of(self, archive: Stored) -> str:
         """Return the URL of an archive, as `Upload.commit` does."""
@@ -120,6 +128,13 @@ class Destination(Protocol):
         """Return bytes of an archive, all that are asked for.
 
         Raises DestinationError also where it is not the archive any more that was found.
+        """
+
+    def mark_bad(self, archive: Stored, reason: str) -> None:
+        """Mark an archive as not to be trusted, for every host to see; may be done twice.
+
+        The mark is a file `<name>.bad` beside it, with a line that says when, who and why. Raises
+        DestinationError also where it is not the archive any more that was found.
         """
 
     def delete(self, archive: Stored) -> None:

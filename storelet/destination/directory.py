@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from storelet.destination.contract import CopyFailedError, Stored, Traffic, is_archive_of
+from storelet.destination.mark import look_for_marks, mark_name, mark_text
 from storelet.errors import (
     ArchiveExistsError,
     DestinationError,
@@ -77,14 +78,11 @@ class Directory:
     def list_archives(self, backup: str | None) -> list[Stored]:
         """See the contract."""
         try:
-            names = [name for name in os.listdir(self.path) if is_archive_of(name, backup)]
+            names = set(os.listdir(self.path))
         except OSError as error:
             raise _explain(error, self, "read") from error
-        found = [self.find_archive(name) for name in names]
-        return sorted(
-            (each for each in found if each is not None),
-            key=lambda each: (each.modified, each.name),
-        )
+        found = [self.find_archive(name) for name in names if is_archive_of(name, backup)]
+        return look_for_marks((each for each in found if each is not None), names)
 
     def find_archive(self, name: str) -> Stored | None:
         """See the contract."""
@@ -109,6 +107,20 @@ class Directory:
                 raise DestinationError(f"{archive.name} in {self} is shorter than it was")
             return data
 
+    def mark_bad(self, archive: Stored, reason: str) -> None:
+        """See the contract."""
+        with self._open_archive(archive):
+            pass  # it is the one that was found
+        path = os.path.join(self.path, mark_name(archive.name))
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            with open(os.open(path, flags, mode=0o600), "wb", buffering=0) as file:
+                file.write(mark_text(reason))
+                os.fsync(file.fileno())
+            _sync_directory(self.path)
+        except OSError as error:
+            raise _explain(error, self) from error
+
     def delete(self, archive: Stored) -> None:
         """See the contract."""
         try:
@@ -125,7 +137,7 @@ class Directory:
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
             try:
-                if _stored(archive.name, os.fstat(descriptor)) != archive:
+                if not archive.is_same(_stored(archive.name, os.fstat(descriptor))):
                     raise DestinationError(f"{archive.name} in {self} is another file now")
                 yield descriptor
             finally:

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from storelet.abandoned import take_abandoned
 from storelet.destination.contract import Stored, Traffic, is_archive_of
+from storelet.destination.mark import look_for_marks, mark_name, mark_text
 from storelet.destination.s3client import ATTEMPTS, Bucket
 from storelet.destination.s3errors import translating
-from storelet.destination.s3upload import LIMITS, S3Upload, abort_upload, find_object
+from storelet.destination.s3object import find_object, look_at, put_object, stored
+from storelet.destination.s3upload import LIMITS, S3Upload, abort_upload
 from storelet.errors import ArchiveExistsError, DestinationError, UsageError
 from storelet.observer import report_moved
 from storelet.reuse import CopyLimits
@@ -29,6 +31,8 @@ _READ_BYTES = 64 << 10  # at once, a sign of life each
 
 # Of `upload`, what is not for its giver to say.
 _OURS = frozenset({"Body", "Bucket", "ChecksumAlgorithm", "IfMatch", "IfNoneMatch", "Key"})
+# Of `upload`, what concerns archives and not their marks.
+_NOT_OF_MARKS = frozenset({"Metadata", "StorageClass"})
 
 
 class S3:
@@ -93,21 +97,14 @@ class S3:
                 Bucket=self.bucket, Prefix=start, **self._bucket.owner
             )
             found = [self._stored(each) for page in pages for each in page.get("Contents", ())]
-        archives = [each for each in found if is_archive_of(each.name, backup)]
-        return sorted(archives, key=lambda each: (each.modified, each.name))
+        archives = (each for each in found if is_archive_of(each.name, backup))
+        return look_for_marks(archives, {each.name for each in found})
 
     def find_archive(self, name: str) -> Stored | None:
         """See the contract; where the key may not ask, none is found."""
         with translating(self.bucket, "read"):
             head = find_object(self._bucket, self.prefix + name)
-            if head is None:
-                return None
-            return Stored(
-                name=name,
-                size=head["ContentLength"],
-                version=head["ETag"],
-                modified=head["LastModified"].timestamp(),
-            )
+            return None if head is None else stored(name, head)
 
     def url_of(self, archive: Stored) -> str:
         """See the contract."""
@@ -122,6 +119,16 @@ class S3:
         if len(data) != size:
             raise DestinationError(f"{self} sent other bytes of {archive.name} than asked for")
         return data
+
+    def mark_bad(self, archive: Stored, reason: str) -> None:
+        """See the contract."""
+        if look_at(self._bucket, self.prefix, archive) is None:
+            raise DestinationError(f"{archive.name} is not in {self} any more")
+        options = {k: v for k, v in self._upload_options.items() if k not in _NOT_OF_MARKS}
+        options |= {"Bucket": self.bucket, "Key": self.prefix + mark_name(archive.name)}
+        options |= {"Body": mark_text(reason), "ContentType": "text/plain; charset=utf-8"}
+        with translating(self.bucket, "mark an archive in"):
+            put_object(self._bucket, options)
 
     def delete(self, archive: Stored) -> None:
         """See the contract."""

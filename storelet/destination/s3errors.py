@@ -50,6 +50,7 @@ _PERMISSIONS = {
     "copy in": "s3:GetObject",
     "delete from": "s3:DeleteObject",
     "list": "s3:ListBucket",
+    "mark an archive in": "s3:PutObject",
     "read": "s3:GetObject",
 }
 _OTHER_REGION = {
@@ -73,8 +74,8 @@ def status_of(error: BaseException | None) -> int:
 
 
 def is_missing(error: BaseException | None) -> bool:
-    """Tell whether the upload is gone already."""
-    return code_of(error) in {"404", "NoSuchUpload"}
+    """Tell whether the object or the upload is gone already."""
+    return code_of(error) in {"404", "NoSuchKey", "NoSuchUpload"}
 
 
 def is_taken(error: BaseException | None) -> bool:

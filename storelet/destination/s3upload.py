@@ -27,19 +27,19 @@ from storelet.destination.contract import CopyFailedError, Stored
 from storelet.destination.s3client import Bucket
 from storelet.destination.s3errors import (
     are_checksums_refused,
-    code_of,
     is_condition_unknown,
     is_missing,
     is_taken,
     translating,
 )
+from storelet.destination.s3object import find_object, put_object
 from storelet.destination.sending import Sending
 from storelet.errors import ArchiveExistsError, StoreletError
 from storelet.observer import UploadEnded, UploadOpened, report, report_moved
 from storelet.reuse import CopyLimits
 
 if TYPE_CHECKING:
-    from mypy_boto3_s3.type_defs import CompletedPartTypeDef, HeadObjectOutputTypeDef
+    from mypy_boto3_s3.type_defs import CompletedPartTypeDef
 
 __all__ = [
     "LIMITS",
@@ -47,7 +47,6 @@ __all__ = [
     "PART_BYTES",
     "S3Upload",
     "abort_upload",
-    "find_object",
     "part_bytes",
 ]
 
@@ -306,21 +305,8 @@ class S3Upload:
         )
 
     def _put(self, condition: dict[str, Any]) -> None:
-        from botocore.exceptions import ClientError
-
-        what = {
-            **self._target,
-            **self._options,
-            **condition,
-            "Body": bytes(self._buffer[: self._filled]),
-        }
-        try:
-            self._bucket.client.put_object(**what, **self._checksum)
-        except ClientError as error:
-            if not (self._checksum and are_checksums_refused(error)):
-                raise
-            self._bucket.forgo_checksums(error)
-            self._bucket.client.put_object(**what)
+        body = bytes(self._buffer[: self._filled])
+        put_object(self._bucket, {**self._target, **self._options, **condition, "Body": body})
 
     def _is_ours(self) -> bool:
         """Tell whether the object is there and ours: a lost answer hides our own success."""
@@ -339,18 +325,6 @@ def _with_small_first(ranges: Sequence[tuple[int, int]]) -> Sequence[tuple[int, 
     if size < 2 * PART_BYTES:
         return ranges
     return [(offset, PART_BYTES), (offset + PART_BYTES, size - PART_BYTES), *rest]
-
-
-def find_object(bucket: Bucket, key: str) -> HeadObjectOutputTypeDef | None:
-    """Ask by HEAD; what an answer without a body does not explain is left to the upload."""
-    from botocore.exceptions import ClientError
-
-    try:
-        return bucket.client.head_object(Bucket=bucket.name, Key=key, **bucket.repeated)
-    except ClientError as error:
-        if code_of(error) in {"400", "403", "404", "405", "AccessDenied", "NoSuchKey"}:
-            return None
-        raise
 
 
 def abort_upload(bucket: Bucket, key: str, upload_id: str) -> None:

@@ -43,7 +43,8 @@ class DirectoryPlace:
         return {path.name: path.read_bytes() for path in self.path.iterdir()}
 
     def unfinished(self) -> list[str]:
-        return [name for name in os.listdir(self.path) if not name.endswith(".zip")]
+        kept = (".zip", ".zip.bad")
+        return [name for name in os.listdir(self.path) if not name.endswith(kept)]
 
     def metadata(self, _name: str) -> None:
         """Return what is kept with an archive: here nothing can be."""

@@ -676,14 +676,14 @@ def test_a_backup_of_nothing_is_an_empty_zip(kept: Path) -> None:
         assert saved(backup, kept).members == []
 
 
-@pytest.mark.parametrize("name", ["", "a/b", "/", "a\nb", "a\0b", "\udcff", "n" * 237, "ü" * 119])
+@pytest.mark.parametrize("name", ["", "a/b", "/", "a\nb", "a\0b", "\udcff", "n" * 233, "ü" * 117])
 def test_a_name_that_cannot_be_a_files_is_refused_at_once(name: str) -> None:
     with pytest.raises(storelet.UsageError, match="not a name for a backup"):
         storelet.ZipBackup(name)
 
 
 def test_other_names_work_on_every_destination(kept: Path, bucket: Bucket) -> None:
-    for name in ("a b", "ü ✓", "-rf", ".", "100%", "{x}", "%Y", "n" * 236):
+    for name in ("a b", "ü ✓", "-rf", ".", "100%", "{x}", "%Y", "n" * 232):
         with storelet.ZipBackup(name) as backup:
             saved(backup, kept)
             backup.save_to_s3(bucket.name, bucket.access_key, bucket.secret_key)

@@ -44,6 +44,42 @@ def test_an_archive_is_its_owners_alone(kept: Path) -> None:
     assert stat.S_IMODE((kept / NAME).stat().st_mode) == 0o600
 
 
+def test_a_mark_is_its_owners_alone_and_stands_when_its_text_is_missing(kept: Path) -> None:
+    """As after a full disk, or a power cut: the name alone makes it."""
+    destination = Directory(kept)
+    destination.open_upload(NAME, {}).commit()
+    (archive,) = destination.list_archives("example")
+    before = os.umask(0)
+    try:
+        destination.mark_bad(archive, "because")
+    finally:
+        os.umask(before)
+    mark = kept / f"{NAME}.bad"
+    assert stat.S_IMODE(mark.stat().st_mode) == 0o600
+    mark.write_bytes(b"")
+    assert [each.is_bad for each in destination.list_archives("example")] == [True]
+
+
+def test_a_directory_that_takes_no_mark_is_an_error_that_says_so() -> None:
+    done = run_script(
+        AS_PLAIN_USER
+        + """
+import os, storelet, tempfile
+os.chdir(tempfile.mkdtemp())
+destination = storelet.Directory(".")
+destination.open_upload("example_20130421163000.zip", {}).commit()
+(archive,) = destination.list_archives("example")
+os.chmod(".", 0o500)
+try:
+    destination.mark_bad(archive, "because")
+except storelet.PermissionDeniedError as error:
+    print(error.message.partition(":")[0].split()[:3], error.exit_code)
+os.chmod(".", 0o700)
+"""
+    )
+    assert done.stdout == "['cannot', 'write', 'to'] 77\n"
+
+
 def test_a_url_is_one_for_any_directory(tmp_path: Path) -> None:
     odd = tmp_path / os.fsdecode(b"a b%\xff#?")
     odd.mkdir()

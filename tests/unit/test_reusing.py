@@ -582,6 +582,27 @@ def test_an_archive_before_that_is_none_makes_the_next_a_full_one(
     assert (nights.read, nights.reasons) == (set(), [])
 
 
+def test_nothing_is_copied_from_a_bad_archive_nor_from_older_ones_and_then_it_goes_on(
+    nights: Nights, tree: Path, kept: Path
+) -> None:
+    destination = storelet.Directory(kept)
+    nights.back_up(destination)
+    whole = nights.read
+    nights.back_up(destination)
+    assert nights.read == set()
+    older, bad = destination.list_archives("example")
+    destination.mark_bad(bad, "CRC is wrong")
+    nights.back_up(destination)
+    assert (nights.read, nights.reused) == (whole, 0)
+    assert nights.reasons == [f"{bad.name} is marked as bad, and older archives may be too"]
+    assert contents(last(kept)) == contents_of(tree)
+    nights.back_up(destination)
+    assert (nights.read, nights.reasons) == (set(), [])
+    destination.mark_bad(older, "because")  # a newer one is good
+    nights.back_up(destination)
+    assert (nights.read, nights.reasons) == (set(), [])
+
+
 def test_members_of_another_version_are_read_and_the_others_are_not(
     nights: Nights, tree: Path, kept: Path
 ) -> None:

@@ -236,6 +236,32 @@ def test_archives_in_its_destination_are_passed_over_and_nothing_else_there(tree
         }
 
 
+def test_marks_in_its_destination_are_passed_over_and_what_only_looks_like_one_is_not(
+    tree: Path,
+) -> None:
+    destination = storelet.Directory(tree / "empty")
+    for name in ("web", "home"):
+        with storelet.ZipBackup(name, destination=destination) as backup:
+            backup.include_directory(tree / "sub")
+        (archive,) = destination.list_archives(name)
+        destination.mark_bad(archive, "because")
+    earlier = next((tree / "empty").glob("web*.bad")).read_bytes()
+    (tree / "web_20130421163000.zip.bad").write_bytes(earlier)  # wherever it is
+    (tree / "home_20130421163000.zip.bad").write_bytes(earlier)  # not where this one goes
+    (tree / "web.bad").write_bytes(earlier)
+    (tree / "empty" / "photos_20130421163000.zip.bad").write_text("no picture of mine")
+    (tree / "empty" / "photos_20130421163001.zip.bad").mkdir()
+    with storelet.ZipBackup("web", destination=destination) as backup:
+        backup.include_directory(tree)
+    *_, newest = destination.list_archives("web")
+    assert {each for each in names(tree / "empty" / newest.name) if ".bad" in each} == {
+        "home_20130421163000.zip.bad",
+        "web.bad",
+        "empty/photos_20130421163000.zip.bad",
+        "empty/photos_20130421163001.zip.bad/",
+    }
+
+
 def test_what_can_mean_nothing_is_refused(tree: Path, kept: Path) -> None:
     with pytest.raises(storelet.UsageError, match="empty list"):
         storelet.ZipBackup("example", destination=[])

@@ -1,0 +1,70 @@
+"""Single objects of a bucket: looked for, looked at, put."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from storelet.destination.contract import Stored
+from storelet.destination.s3client import Bucket
+from storelet.destination.s3errors import are_checksums_refused, code_of, is_missing, translating
+from storelet.errors import DestinationError
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3.type_defs import HeadObjectOutputTypeDef
+
+__all__ = ["find_object", "look_at", "put_object", "stored"]
+
+
+def find_object(bucket: Bucket, key: str) -> HeadObjectOutputTypeDef | None:
+    """Ask by HEAD; what an answer without a body does not explain is left to the upload."""
+    from botocore.exceptions import ClientError
+
+    try:
+        return bucket.client.head_object(Bucket=bucket.name, Key=key, **bucket.repeated)
+    except ClientError as error:
+        if code_of(error) in {"400", "403", "404", "405", "AccessDenied", "NoSuchKey"}:
+            return None
+        raise
+
+
+def look_at(bucket: Bucket, prefix: str, archive: Stored) -> HeadObjectOutputTypeDef | None:
+    """Return what is said of an archive, None where it is gone.
+
+    Raises DestinationError where something else has its name, or the key may not ask.
+    """
+    from botocore.exceptions import ClientError
+
+    key = prefix + archive.name
+    with translating(bucket.name, "read"):
+        try:
+            head = bucket.client.head_object(Bucket=bucket.name, Key=key, **bucket.repeated)
+        except ClientError as error:
+            if is_missing(error):
+                return None
+            raise
+    if not archive.is_same(stored(archive.name, head)):
+        raise DestinationError(f"{archive.name} in bucket {bucket.name} is another archive now")
+    return head
+
+
+def put_object(bucket: Bucket, options: dict[str, Any]) -> None:
+    """Put an object, without checksum where the store refuses those. Raises what boto3 does."""
+    from botocore.exceptions import ClientError
+
+    try:
+        bucket.client.put_object(**options, **bucket.checksum)
+    except ClientError as error:
+        if not (bucket.checksum and are_checksums_refused(error)):
+            raise
+        bucket.forgo_checksums(error)
+        bucket.client.put_object(**options)
+
+
+def stored(name: str, head: HeadObjectOutputTypeDef) -> Stored:
+    """Return the archive that an answer to HEAD tells of."""
+    return Stored(
+        name=name,
+        size=head["ContentLength"],
+        version=head["ETag"],
+        modified=head["LastModified"].timestamp(),
+    )
