@@ -64,7 +64,7 @@ def prune(
         else:
             ours[archive.name] = archive, datetime.fromtimestamp(record.started_ns / 1e9, UTC)
     candidates = [
-        Candidate(name=archive.name, started=started, is_good=True)
+        Candidate(name=archive.name, started=started, is_good=not archive.is_bad)
         for archive, started in ours.values()
     ]
     for decision in decide(keep, candidates, zone=now.tzinfo or UTC, now=now):

@@ -88,6 +88,7 @@ class OpenedArchive:
         self.backup = backup_of(stored.name)  # that it is named after, if it is
         self.size = stored.size  # bytes
         self.url = destination.url_of(stored)
+        self.is_bad = stored.is_bad  # marked so; known of those that were listed
         self.modified = datetime.fromtimestamp(stored.modified, UTC)  # by the destination's clock
         self._destination = destination
         self._stored = stored
@@ -203,6 +204,16 @@ class OpenedArchive:
             secret=self._secret,
             replace=False,
         ).run()
+
+    def mark_bad(self, reason: str) -> None:
+        """Mark the archive, one of Storelet's, as not to be trusted, for every host to see.
+
+        The mark is a file `<name>.bad` beside it. Nothing is copied from such an archive any more,
+        so the next backup reads everything, and it counts for no rule of retention.
+        """
+        if self._listing.record is None and self.backup is None:
+            raise UsageError(f"{self.name} is not Storelet's to mark")
+        self._destination.mark_bad(self._stored, reason)
 
     def _extract(
         self,

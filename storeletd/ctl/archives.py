@@ -27,6 +27,7 @@ __all__ = ["diff", "dump", "find", "list_archives", "list_files"]
 _ARCHIVES = (
     Column(title="MADE"),
     Column(title="SIZE", right=True),
+    Column(title="IS", words=True),
     Column(title="ARCHIVE", fold=True),
 )
 _FOUND = (
@@ -45,7 +46,8 @@ _FOUND = (
 def list_archives(reach: Reach, what: str, as_json: bool) -> None:
     """List the archives of a job, or at a place, the oldest first.
 
-    A place is a path or URL: s3://bucket/prefix/, file:///path. Needs no daemon.
+    A place is a path or URL: s3://bucket/prefix/, file:///path. One that IS bad has failed a
+    verification. Needs no daemon.
     """
     found = reach.archives(what)
     if as_json:
@@ -55,7 +57,15 @@ def list_archives(reach: Reach, what: str, as_json: bool) -> None:
     else:
         print_table(
             _ARCHIVES,
-            ((describe_time(e.modified), describe_bytes(e.size), name_archive(e)) for e in found),
+            (
+                (
+                    describe_time(each.modified),
+                    describe_bytes(each.size),
+                    "bad" if each.is_bad else "good",
+                    name_archive(each),
+                )
+                for each in found
+            ),
         )
 
 
@@ -211,6 +221,7 @@ def _describe_archive(archive: storelet.OpenedArchive) -> dict[str, Any]:
         "name": archive.name,
         "job": archive.backup,
         "bytes": archive.size,
+        "bad": archive.is_bad,
         "made": archive.modified.astimezone().isoformat(timespec="seconds"),
     }
 

@@ -39,6 +39,7 @@ __all__ = [
 _COLOURS = {
     "running": "cyan",
     "queued": "cyan",
+    "bad": "red",
     "broken": "red",
     "overdue": "red",
     "paused": "yellow",

@@ -25,6 +25,7 @@ from urllib.parse import unquote
 
 import click
 
+from storeletd.ctl import console
 from storeletd.ctl.arguments import jobs_option
 from storeletd.ctl.console import CommandError
 from storeletd.ctl.invocation import Invocation, pass_invocation
@@ -133,6 +134,7 @@ class Reach:
                     hint=f"storeletctl history {name}",
                     exit_code=_NO_SUCH,
                 )
+            found = _leave_out_bad(found)
             return found[-1] if when in ("", "latest") else _find_until(found, when, name)
 
     def archives(self, text: str) -> list[storelet.OpenedArchive]:
@@ -253,6 +255,15 @@ def _find_credentials() -> None:
             if os.path.isdir(directory):
                 os.environ["CREDENTIALS_DIRECTORY"] = directory
                 return
+
+
+def _leave_out_bad(archives: list[storelet.OpenedArchive]) -> list[storelet.OpenedArchive]:
+    """Return the archives that are not marked as bad, or all where they all are."""
+    good = [each for each in archives if not each.is_bad]
+    for each in archives:
+        if each.is_bad:
+            console.print_remark(f"{each.name} is marked bad: it has failed a verification")
+    return good or archives
 
 
 def _find_until(

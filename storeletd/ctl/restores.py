@@ -13,7 +13,7 @@ import click
 from storeletd.ctl import console
 from storeletd.ctl.formats import describe_bytes, describe_count, describe_elapsed, escape
 from storeletd.ctl.invocation import json_option
-from storeletd.ctl.reach import Reach, nothing_fits, reaching, translating
+from storeletd.ctl.reach import Reach, name_archive, nothing_fits, reaching, translating
 
 if TYPE_CHECKING:
     import storelet
@@ -92,15 +92,15 @@ def verify(reach: Reach, archive: str, sample: str, as_json: bool) -> int:
     """Read an archive back and check every file in it: its place, name, size and CRC.
 
     With --sample only that part of the files, chosen at random. Exit code 1 says that something is
-    not right.
+    not right; then an archive of Storelet's is marked as bad by a small file beside it, so that
+    nothing is copied from it any more.
     """
     part = _read_part(sample)
     begun = time.monotonic()
     opened = reach.archive(archive)
     with translating(), _showing_progress(live=console.is_terminal() and not as_json):
         result = opened.verify(sample=part)
-        problems = opened.problems
-    is_right = not (problems or result.refused)
+    is_right = not (opened.problems or result.refused)
     if as_json:
         console.print_json({**_describe(opened, result, dry_run=False), "right": is_right})
     else:
@@ -112,7 +112,16 @@ def verify(reach: Reach, archive: str, sample: str, as_json: bool) -> int:
             else f"{escape(opened.name)} is damaged; {checked} of it are right"
         )
         _print_refused(opened, result, "Not right")
+    if not is_right and opened.backup is not None:
+        _mark_bad(opened, result)
     return 0 if is_right else 1
+
+
+def _mark_bad(opened: storelet.OpenedArchive, result: storelet.Unpacked) -> None:
+    reasons = [*opened.problems, *(f"{name}: {reason}" for name, reason in result.refused)]
+    with translating():
+        opened.mark_bad(reasons[0])
+    console.print_remark(f"Marked as bad by {name_archive(opened)}.bad")
 
 
 def _read_part(text: str) -> float:

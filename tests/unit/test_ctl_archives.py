@@ -293,6 +293,12 @@ def test_an_archive_is_verified(nights: Nights) -> None:
     assert broken.returncode == 1
     said = "Not right: www/added: its CRC is not that of its catalogue\n"
     assert broken.stdout.endswith(" of it are right\n")
-    assert broken.stderr == said
+    assert broken.stderr == f"{said}Marked as bad by {path}.bad\n"
+    assert [each["bad"] for each in nights.json("archives", "website")["archives"]] == [False, True]
+    newest = nights.ctl("files", "website", "--json")
+    assert json.loads(newest.stdout)["archive"] == Path(nights.first).as_uri()
+    assert "is marked bad" in newest.stderr
+    nights.back_up()
+    assert nights.ctl("verify", "website").returncode == 0
     for part in ("0%", "101%", "half", "0.5"):
         assert nights.ctl("verify", "website", "--sample", part).returncode == 2
