@@ -63,7 +63,6 @@ def main() -> None:
         finally:  # what was measured before it was broken off took long enough
             results.print_tables()
     print()
-    print("Storelet's archives are restored by unzip, downloaded by aws s3 cp from S3")
     print(f"{len(sizes):,} files, {sum(sizes) / 1e6:,.0f} MB; medians of {options.rounds}")
     print(_describe(days))
     print(f"{name_machine()}\n{name_versions(contenders)}")

@@ -25,6 +25,13 @@ with storelet.ZipBackup(
 ) as backup:
     backup.include_directory(tree, preserve_paths=bool(whole_path))
 """
+_RESTORE = """
+import sys, storelet
+kept, into, *patterns = sys.argv[1:]
+newest = storelet.list_archives(kept, "bench")[-1]
+refused = newest.extract(into, patterns).refused
+sys.exit("not restored: %s" % refused[:3] if refused else 0)
+"""
 _ZIPFILE = """
 import os, sys, zipfile
 tree, kept = sys.argv[1:]
@@ -124,6 +131,13 @@ _TO_DIRECTORY = [
     Contender(
         name="storelet fast",
         to="directory",
+        back_up=(sys.executable, "-c", STORELET, "{tree}", "{kept}", "fast", "whole path"),
+        restore_one=(sys.executable, "-c", _RESTORE, "{kept}", "{into}", "/{source_inside}"),
+        restore_all=(sys.executable, "-c", _RESTORE, "{kept}", "{into}"),
+    ),
+    Contender(
+        name="storelet, unzip",
+        to="directory",
         needs=("unzip",),
         back_up=(sys.executable, "-c", STORELET, "{tree}", "{kept}", "fast", "whole path"),
         restore_one=(*_IN_SHELL, _UNZIP_LAST, "{kept}", "{into}", "{source_inside}"),
@@ -181,6 +195,15 @@ _TO_DIRECTORY = [
 _TO_S3 = [
     Contender(
         name="storelet fast",
+        to="S3",
+        back_up=(sys.executable, "-c", STORELET, "{tree}", "s3:{kept}", "fast", "whole path"),
+        restore_one=(
+            *(sys.executable, "-c", _RESTORE, "s3://{kept}/", "{into}", "/{source_inside}"),
+        ),
+        restore_all=(sys.executable, "-c", _RESTORE, "s3://{kept}/", "{into}"),
+    ),
+    Contender(
+        name="storelet, unzip",
         to="S3",
         needs=("unzip", "aws"),
         back_up=(sys.executable, "-c", STORELET, "{tree}", "s3:{kept}", "fast", "whole path"),
