@@ -216,7 +216,7 @@ class Delivery:
 
     def _take_back(self, archive: Stored) -> None:
         try:
-            self.destination.delete(archive)
+            self.destination.delete_archives([archive])
         except StoreletError as error:
             raise DestinationError(
                 f"{archive.name} in {self.destination} is not right and stays there: "

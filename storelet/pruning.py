@@ -81,7 +81,7 @@ def prune(
         )
     if not dry_run:
         archives = {each.name: each for each in stored}
-        found = _delete(destination, archives, found)
+        found = _delete(destination, archives, found, name)
     return sorted(found, key=lambda each: (each.started or _NEVER, each.name), reverse=True)
 
 
@@ -113,18 +113,18 @@ def _leave_alone(
 
 
 def _delete(
-    destination: Destination, archives: dict[str, Stored], found: Sequence[PrunedArchive]
+    destination: Destination, archives: dict[str, Stored], found: Sequence[PrunedArchive], name: str
 ) -> list[PrunedArchive]:
     """Delete what is not kept, the oldest first; return all, with what became of them."""
-    left = {each.name: each for each in found}
-    for each in reversed(found):
-        if each.is_kept:
-            continue
-        try:
-            destination.delete(archives[each.name])
-        except PermissionDeniedError as error:
-            report(NotPruned(destination=str(destination), reason=str(error)))
-            break
-        left[each.name] = replace(each, is_deleted=True)
-        report(Deleted(url=each.url, bytes=each.size, reason="; ".join(each.reasons)))
-    return list(left.values())
+    let_go = [each for each in reversed(found) if not each.is_kept]
+    there: set[str] = set()
+    try:
+        destination.delete_archives([archives[each.name] for each in let_go])
+    except PermissionDeniedError as error:
+        report(NotPruned(destination=str(destination), reason=str(error)))
+        there = {each.name for each in destination.list_archives(name)}
+    deleted = {each.name for each in let_go} - there
+    for each in let_go:
+        if each.name in deleted:
+            report(Deleted(url=each.url, bytes=each.size, reason="; ".join(each.reasons)))
+    return [replace(each, is_deleted=each.name in deleted) for each in found]

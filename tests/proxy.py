@@ -36,6 +36,8 @@ class Request:
     def action(self) -> str:
         """What S3's API calls it, as far as Storelet calls it."""
         match self.method, sorted(set(self.query) & {"uploadId", "uploads"}):
+            case "POST", [] if "delete" in self.query:
+                return "DeleteObjects"
             case "POST", ["uploads"]:
                 return "CreateMultipartUpload"
             case "PUT", ["uploadId"]:

@@ -39,16 +39,21 @@ retention               errors
 destination
 destination.contract    errors reuse
 destination.mark        destination.contract
+destination.deletion    errors destination.contract destination.mark
 destination.directory   errors observer reuse destination.contract destination.mark
+                        destination.deletion
 destination.s3errors    errors
 destination.s3client    errors observer destination.contract
 destination.s3object    errors destination.contract destination.s3client destination.s3errors
 destination.sending
+destination.s3deletion  errors observer destination.contract destination.deletion
+                        destination.s3client destination.s3errors destination.s3object
+                        destination.sending
 destination.s3upload    errors observer reuse destination.contract destination.s3client
                         destination.s3errors destination.s3object destination.sending
 destination.s3          errors observer abandoned reuse destination.contract destination.mark
-                        destination.s3client destination.s3errors destination.s3object
-                        destination.s3upload
+                        destination.deletion destination.s3client destination.s3errors
+                        destination.s3object destination.s3deletion destination.s3upload
 temporary               errors
 label                   errors zipformat catalogue source destination.contract destination.mark
 pruning                 errors observer zipformat retention label destination.contract

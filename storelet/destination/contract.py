@@ -137,8 +137,12 @@ class Destination(Protocol):
         DestinationError also where it is not the archive any more that was found.
         """
 
-    def delete(self, archive: Stored) -> None:
-        """Delete an archive; one that is not there is none."""
+    def delete_archives(self, archives: Sequence[Stored]) -> None:
+        """Delete archives, each with its mark; one that is gone already is none.
+
+        What has come under an archive's name since it was found is never deleted, as far as the
+        destination can tell. All are tried; then what kept any of them is raised.
+        """
 
 
 def is_archive_of(file_name: str, backup: str | None) -> bool:

@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from storelet.destination.contract import CopyFailedError, Stored, Traffic, is_archive_of
+from storelet.destination.deletion import Failures, Files, delete_with_marks
 from storelet.destination.mark import look_for_marks, mark_name, mark_text
 from storelet.errors import (
     ArchiveExistsError,
@@ -121,14 +122,37 @@ class Directory:
         except OSError as error:
             raise _explain(error, self) from error
 
-    def delete(self, archive: Stored) -> None:
+    def delete_archives(self, archives: Sequence[Stored]) -> None:
         """See the contract."""
+        delete_with_marks(archives, self._delete_files)
+
+    def _delete_files(self, files: Files) -> Failures:
+        failures = {}
+        for name, archive in files.items():
+            try:
+                self._delete_file(name, archive)
+            except DestinationError as error:
+                failures[name] = error
+        if files:
+            try:
+                _sync_directory(self.path)  # no mark may go before its archive has gone for good
+            except OSError as error:
+                raise _explain(error, self) from error
+        return failures
+
+    def _delete_file(self, name: str, archive: Stored | None) -> None:
+        found = self.find_archive(name)
+        if archive is not None:
+            if found is None:
+                return
+            if not archive.is_same(found):
+                raise DestinationError(f"another file has its name in {self} now")
         try:
-            os.unlink(os.path.join(self.path, archive.name))
+            os.unlink(os.path.join(self.path, name))
         except FileNotFoundError:
             return
         except OSError as error:
-            raise _explain(error, self) from error
+            raise _explain(error, self, "delete from") from error
 
     @contextmanager
     def _open_archive(self, archive: Stored) -> Iterator[int]:

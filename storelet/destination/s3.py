@@ -6,14 +6,17 @@ User Guide, "Amazon S3 multipart upload limits".
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from storelet.abandoned import take_abandoned
 from storelet.destination.contract import Stored, Traffic, is_archive_of
+from storelet.destination.deletion import delete_with_marks
 from storelet.destination.mark import look_for_marks, mark_name, mark_text
 from storelet.destination.s3client import ATTEMPTS, Bucket
+from storelet.destination.s3deletion import delete_files
 from storelet.destination.s3errors import translating
 from storelet.destination.s3object import find_object, look_at, put_object, stored
 from storelet.destination.s3upload import LIMITS, S3Upload, abort_upload
@@ -130,12 +133,9 @@ class S3:
         with translating(self.bucket, "mark an archive in"):
             put_object(self._bucket, options)
 
-    def delete(self, archive: Stored) -> None:
-        """See the contract."""
-        with translating(self.bucket, "delete from"):
-            self._bucket.client.delete_object(
-                Bucket=self.bucket, Key=self.prefix + archive.name, **self._bucket.owner
-            )
+    def delete_archives(self, archives: Sequence[Stored]) -> None:
+        """See the contract; where the bucket keeps versions, a delete marker hides the archive."""
+        delete_with_marks(archives, partial(delete_files, self._bucket, self.prefix))
 
     def abort_abandoned(self) -> None:
         """Abort the uploads that a killed run has left here, as far as they are known."""

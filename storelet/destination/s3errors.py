@@ -23,8 +23,10 @@ __all__ = [
     "are_checksums_refused",
     "code_of",
     "is_condition_unknown",
+    "is_denied",
     "is_missing",
     "is_taken",
+    "status_of",
     "translating",
 ]
 
@@ -73,18 +75,26 @@ def status_of(error: BaseException | None) -> int:
     return int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
 
 
+def is_denied(error: BaseException | None) -> bool:
+    """Tell whether the key is known and may not."""
+    return code_of(error) in _DENIED
+
+
 def is_missing(error: BaseException | None) -> bool:
     """Tell whether the object or the upload is gone already."""
     return code_of(error) in {"404", "NoSuchKey", "NoSuchUpload"}
 
 
 def is_taken(error: BaseException | None) -> bool:
-    """Tell whether `If-None-Match: *` found the name taken, or somebody is just taking it."""
+    """Tell whether a condition did not hold, or somebody is just writing there.
+
+    `If-None-Match: *` found the name taken, `If-Match` something else under it.
+    """
     return code_of(error) in {"409", "412", "ConditionalRequestConflict", "PreconditionFailed"}
 
 
 def is_condition_unknown(error: BaseException | None) -> bool:
-    """Tell whether the store has no `If-None-Match` (Backblaze B2: NotImplemented)."""
+    """Tell whether the store has no such condition (Backblaze B2: NotImplemented)."""
     return code_of(error) in {"501", "NotImplemented"}
 
 
@@ -192,7 +202,7 @@ def _translate_answer(error: Exception, bucket: str, doing: str) -> StoreletErro
             f"bucket {bucket} refuses the key: {code}: {said}",
             hint="check access_key and secret_key",
         )
-    if code in _DENIED:
+    if is_denied(error):
         return PermissionDeniedError(
             f"the key may not {doing} bucket {bucket}: {said}",
             hint=f"its policy must allow {_PERMISSIONS[doing]} there",

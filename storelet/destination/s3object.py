@@ -12,7 +12,11 @@ from storelet.errors import DestinationError
 if TYPE_CHECKING:
     from mypy_boto3_s3.type_defs import HeadObjectOutputTypeDef
 
-__all__ = ["find_object", "look_at", "put_object", "stored"]
+__all__ = ["ChangedError", "find_object", "look_at", "put_object", "stored"]
+
+
+class ChangedError(DestinationError):
+    """Something else has come under an archive's name."""
 
 
 def find_object(bucket: Bucket, key: str) -> HeadObjectOutputTypeDef | None:
@@ -30,7 +34,7 @@ def find_object(bucket: Bucket, key: str) -> HeadObjectOutputTypeDef | None:
 def look_at(bucket: Bucket, prefix: str, archive: Stored) -> HeadObjectOutputTypeDef | None:
     """Return what is said of an archive, None where it is gone.
 
-    Raises DestinationError where something else has its name, or the key may not ask.
+    Raises ChangedError, and DestinationError where the key may not ask.
     """
     from botocore.exceptions import ClientError
 
@@ -43,7 +47,7 @@ def look_at(bucket: Bucket, prefix: str, archive: Stored) -> HeadObjectOutputTyp
                 return None
             raise
     if not archive.is_same(stored(archive.name, head)):
-        raise DestinationError(f"{archive.name} in bucket {bucket.name} is another archive now")
+        raise ChangedError(f"{archive.name} in bucket {bucket.name} is another archive now")
     return head
 
 

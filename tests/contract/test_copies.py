@@ -175,7 +175,7 @@ def test_an_archive_that_is_gone_is_an_error_of_its_own_and_not_a_missing_place(
 ) -> None:
     upload_whole(destination, b"0123456789", OLD)
     archive = found(destination)
-    destination.delete(archive)
+    destination.delete_archives([archive])
     with pytest.raises(storelet.DestinationError) as raised:
         destination.read(archive, 0, 1)
     assert not isinstance(raised.value, storelet.DestinationMissingError)
@@ -189,7 +189,7 @@ def test_it_may_be_deleted_twice_and_nothing_else_goes(
         upload_whole(destination, name.encode(), name)
     archive = found(destination)
     for _ in range(2):
-        destination.delete(archive)
+        destination.delete_archives([archive])
         assert place.contents() == {NEW: NEW.encode()}
     assert destination.find_archive(OLD) is None
     upload_whole(destination, b"again", OLD)
@@ -302,7 +302,7 @@ def test_a_source_that_is_gone_cannot_be_copied_and_nothing_is_left(
 ) -> None:
     upload_whole(destination, data, OLD)
     source = found(destination)
-    destination.delete(source)
+    destination.delete_archives([source])
     with pytest.raises(CopyFailedError) as raised:
         commit_copies(destination, source, [(0, SMALLEST), (SMALLEST, SMALLEST)])
     assert "no such directory" not in raised.value.message

@@ -89,7 +89,7 @@ def test_an_archive_that_is_gone_or_another_one_by_now_is_not_marked(
 ) -> None:
     upload_whole(destination, b"0123456789", OLD)
     archive = found(destination)
-    destination.delete(archive)
+    destination.delete_archives([archive])
     if data is not None:
         upload_whole(destination, b"0123456789", OLD)
         replace(place, OLD, data)
@@ -101,7 +101,7 @@ def test_an_archive_that_is_gone_or_another_one_by_now_is_not_marked(
 def test_a_mark_without_an_archive_is_none(destination: Destination) -> None:  # noqa: F811
     upload_whole(destination, b"content", OLD)
     destination.mark_bad(found(destination), "because")
-    destination.delete(found(destination))
+    destination.delete_archives([found(destination)])
     assert destination.list_archives("example") == []
     assert destination.find_archive(OLD) is None
 

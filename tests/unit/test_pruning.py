@@ -99,7 +99,7 @@ class ReadOnly(storelet.Directory):
 
     tries = 0
 
-    def delete(self, archive: Any) -> None:
+    def delete_archives(self, archives: Any) -> None:
         self.tries += 1
         raise PermissionDeniedError("the key may not delete")
 

@@ -708,7 +708,7 @@ class Pruned(storelet.Directory):
     def list_archives(self, backup: str | None) -> list[Stored]:
         listed = super().list_archives(backup)
         for archive in listed:
-            self.delete(archive)
+            self.delete_archives([archive])
         return listed
 
 
