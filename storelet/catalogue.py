@@ -278,7 +278,7 @@ def _find_private(piece: bytes, extra: int, end: int) -> _Private | None:
             raw_name, record, is_whole = _read_rest(piece[at + PRIVATE.size : stop], flags)
             is_whole = is_whole and version == PRIVATE_VERSION and stop == end
             return _Private(at, stop, version, flags, raw_name, record, owner, is_whole)
-        if piece[at : at + 6] == _OWNER_START and length == 11:
+        if piece[at : at + 6] == _OWNER_START and length == 11 and stop <= end:
             owner = struct.unpack_from("<LxL", piece, at + 6)
         at = stop
     return None

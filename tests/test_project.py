@@ -68,12 +68,14 @@ spooled                 errors observer deflate encryption source plan layout ar
 streamed                errors observer zipformat deflate encryption source plan layout archive
                         destination.contract label matching delivery
 restore
-restore.listing         zipformat catalogue deflate
+restore.endrecord
+restore.listing         zipformat catalogue deflate restore.endrecord
 restore.paths           restore.listing
 restore.content         errors zipformat catalogue encryption restore.listing restore.paths
+restore.salvage         zipformat catalogue restore.endrecord restore.listing restore.content
 restore.target          errors restore.listing restore.paths
 restore.reading         restore.listing restore.content
-restore.survey          restore.listing restore.paths restore.content restore.reading
+restore.survey          catalogue restore.listing restore.paths restore.content restore.reading
                         restore.target
 restore.unpacking       catalogue restore.listing restore.paths restore.content restore.reading
                         restore.target
@@ -85,6 +87,7 @@ restore.places          errors destination.directory destination.s3
 restore.opened          errors catalogue encryption destination.contract destination.s3
                         restore.listing restore.paths restore.content restore.reading
                         restore.survey restore.target restore.extraction restore.places
+                        restore.salvage
 backup                  errors observer source deflate encryption temporary label matching spooled
                         streamed destination.contract destination.directory destination.s3
 """

@@ -20,7 +20,7 @@ from storelet.restore.listing import FOREIGN, StoredMember
 from storelet.restore.paths import RefusedError
 from storelet.zipformat import DEFLATED, STORED
 
-__all__ = ["check_readable", "crc_of", "find_data", "unpack"]
+__all__ = ["check_readable", "crc_of", "end_of", "find_data", "measure", "unpack"]
 
 _BZIP2 = 12
 _OTHER_METHODS = {9: "Deflate64", 14: "LZMA", 93: "Zstandard", 95: "XZ", 98: "PPMd"}
@@ -29,8 +29,20 @@ _BLOCK_BYTES = 1 << 20  # that come out at once, at most
 _MOST_DEFLATED = 1032  # RFC 1951: a bit less than two bits for 258 bytes
 
 
-def check_readable(member: StoredMember) -> None:
-    """Raise RefusedError where what the catalogue says of a member cannot be read, or not be."""
+def end_of(member: StoredMember) -> int:
+    """Return where a member ends by its catalogue, or further on: local headers may be longer."""
+    return member.offset + _LOCAL.size + len(member.raw_name) + member.stored_size
+
+
+def check_readable(member: StoredMember, end: int) -> None:
+    """Raise RefusedError where what the catalogue says of a member cannot be read, or not be.
+
+    `end` is that of all members.
+    """
+    if not 0 <= member.offset < end:
+        raise RefusedError("its catalogue says it is where the archive has no members")
+    if end_of(member) > end:
+        raise RefusedError("the archive ends before it does")
     if member.encryption == FOREIGN:
         raise RefusedError("it is encrypted in a way that Storelet does not read; try 7z")
     if member.method not in (STORED, DEFLATED, _BZIP2):
@@ -124,17 +136,36 @@ def _inflate(pieces: Iterable[bytes], method: int) -> Iterator[bytes]:
         return
     stream = _Bzip2() if method == _BZIP2 else _Deflate()
     rest = iter(pieces)
-    try:
-        for piece in rest:
-            yield from stream.feed(piece)
-            if stream.has_ended:
-                break
-    except (zlib.error, OSError, _find_engine().error) as error:
-        raise DamagedError("it cannot be inflated") from error
+    for piece in rest:
+        yield from _feed(stream, piece)
+        if stream.has_ended:
+            break
     if not stream.has_ended:
         raise DamagedError("it breaks off")
-    if stream.is_followed or next(rest, b""):
+    if stream.rest_bytes or next(rest, b""):
         raise DamagedError("there is something behind its content")
+
+
+def measure(pieces: Iterable[bytes]) -> tuple[int, int] | None:
+    """Return the size of a deflate stream with more behind it, and of its content.
+
+    None where it breaks off. Raises DamagedError where it is none.
+    """
+    stream = _Deflate()
+    stored_size = size = 0
+    for piece in pieces:
+        size += sum(map(len, _feed(stream, piece)))
+        stored_size += len(piece)
+        if stream.has_ended:
+            return stored_size - stream.rest_bytes, size
+    return None
+
+
+def _feed(stream: _Deflate | _Bzip2, piece: bytes) -> Iterator[bytes]:
+    try:
+        yield from stream.feed(piece)
+    except (zlib.error, OSError, _find_engine().error) as error:
+        raise DamagedError("it cannot be inflated") from error
 
 
 class _Deflate:
@@ -148,8 +179,8 @@ class _Deflate:
         return bool(self._stream.eof)
 
     @property
-    def is_followed(self) -> bool:
-        return bool(self._stream.unused_data)
+    def rest_bytes(self) -> int:
+        return len(self._stream.unused_data)
 
     def feed(self, piece: bytes) -> Iterator[bytes]:
         while True:
@@ -171,8 +202,8 @@ class _Bzip2:
         return self._stream.eof
 
     @property
-    def is_followed(self) -> bool:
-        return bool(self._stream.unused_data)
+    def rest_bytes(self) -> int:
+        return len(self._stream.unused_data)
 
     def feed(self, piece: bytes) -> Iterator[bytes]:
         yield self._stream.decompress(piece, _BLOCK_BYTES)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
 from threading import Lock
 
@@ -202,8 +202,8 @@ class Extraction:
                 continue
             try:
                 self._target.make_link(wanted.path, first.path)
-            except RefusedError as error:
-                self._fail(wanted, str(error))
+            except RefusedError:  # such as by a file system without links, or with no more
+                self._alone(wanted)
             else:
                 self._report_done(wanted)
         for wanted in self._symlinks:
@@ -228,7 +228,9 @@ class Extraction:
 
     def _points_there(self, wanted: Wanted, points_to: bytes) -> bool:
         assert self._target is not None  # noqa: S101 - there is one
-        return self._target.read_link(wanted.path) == points_to
+        with suppress(RefusedError):  # it is no link
+            return self._target.read_link(wanted.path) == points_to
+        return False
 
     def _finish_directories(self) -> None:
         assert self._target is not None or not self._directories  # noqa: S101 - only there

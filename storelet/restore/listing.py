@@ -1,9 +1,9 @@
 """An archive's members, from its catalogue: of any zip, by whoever made it.
 
-APPNOTE.TXT 6.3.10, sections 4.3.12 to 4.3.16 and 4.5. The end of the archive is read first, then
-the catalogue by ranged reads, and nothing else. `catalogue` reads those of our own to copy from
-and believes nothing else; here all that can be understood is, and what cannot is a problem with
-a name.
+APPNOTE.TXT 6.3.10, sections 4.3.12 to 4.3.16 and 4.5. The end of the archive is read first
+(`endrecord`), then the catalogue by ranged reads, and nothing else. `catalogue` reads those of our
+own to copy from and believes nothing else; here all that can be understood is, and what cannot is
+a problem with a name.
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ import stat
 import struct
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
+from itertools import chain
 from typing import NamedTuple
 
 from storelet.catalogue import read_record
 from storelet.deflate import squeeze, unsqueeze
+from storelet.restore.endrecord import Catalogue, Read, find_catalogue
 from storelet.zipformat import (
     HAS_RAW_NAME,
     PRIVATE,
@@ -28,18 +30,10 @@ from storelet.zipformat import (
     ArchiveRecord,
 )
 
-__all__ = ["FOREIGN", "Listing", "Read", "StoredMember", "decode_name", "read_dos_time"]
-
-Read = Callable[[int, int], bytes]  # offset and size; all of it, or StoreletError
+__all__ = ["FOREIGN", "Listing", "Read", "StoredMember"]
 
 FOREIGN = -1  # encrypted in a way that is not WinZip's AES
 
-_TAIL_BYTES = 256 << 10  # read at first: the whole catalogue of 1,500 files
-_CHUNK_BYTES = 8 << 20
-_PIECE_BYTES = 1 << 20
-
-_END = b"PK\x05\x06"
-_END_BYTES = 22
 _MAGIC = b"PK\x01\x02"
 _HEADER = struct.Struct("<4sHHHHHHLLLHHHHHLL")
 _FIELD = struct.Struct("<HH")
@@ -90,27 +84,27 @@ class StoredMember(NamedTuple):
 class Listing:
     """The catalogue of an archive of `size` bytes; reads it when it is made.
 
-    `problems` say what is wrong with it. Raises StoreletError where reading does.
+    `problems` say what is wrong with it; `salvage` finds what it lacks. Raises StoreletError where
+    reading does.
     """
 
     def __init__(self, read: Read, size: int) -> None:
         self.problems: list[str] = []
         self.record: ArchiveRecord | None = None  # what the archive says of itself
         self.end = size  # bytes: where the members end
-        self.is_whole = False  # whether all that there should be is listed
-        self._shift = 0  # bytes before the archive, in which offsets do not count
+        self.shift = 0  # bytes before the archive, in which offsets do not count
         self._pieces: list[bytes] = []
-        found = _find_end(read, size)
+        found = find_catalogue(read, size)
         if found is None:
             self.problems.append("it has no catalogue: it is no zip, or its end is missing")
             return
-        self.end, self._shift = found.offset, found.shift
-        count = self._load(found)
-        if count != found.members and not self.problems:
+        count = self.load(found)
+        # Programs that know no zip64 count 65,536 members as none.
+        is_counted = found.members in (count, count & _UINT16)
+        if not is_counted and not self.problems:
             self.problems.append(
                 f"its catalogue should have {found.members:,} members, not {count:,}"
             )
-        self.is_whole = not self.problems
 
     def members(self) -> Iterator[StoredMember]:
         """Yield the members in the order of the catalogue; as often as asked for."""
@@ -118,109 +112,59 @@ class Listing:
             headers = unsqueeze(piece)
             at = 0
             while at < len(headers):
-                member, at = _read_member(headers, at, self._shift)
+                member, at = _read_member(headers, at, self.shift)
                 yield member
 
-    def _load(self, found: _Found) -> int:
-        """Keep the catalogue in pieces of whole headers; return how many those are."""
-        count, rest, at = 0, b"", found.offset
-        for chunk in found.chunks:
+    def load(self, catalogue: Catalogue) -> int:
+        """List what is in a catalogue, and nothing else; return how many members it has."""
+        self.end, self.shift = catalogue.offset, catalogue.shift
+        self._pieces.clear()
+        total, rest, at = 0, b"", catalogue.offset
+        damaged_at: int | None = None
+        for chunk in chain(catalogue.chunks, [b""]):  # and then the rest
             rest += chunk
-            end, headers, is_damaged = _whole_headers(rest)
-            if end:
-                if not self._pieces:
-                    self.record = read_record(rest)
-                self._pieces.append(squeeze(rest[:end]))
-                rest = rest[end:]
-            count, at = count + headers, at + end
-            if is_damaged:
-                break
-        if rest:
-            self.problems.append(f"its catalogue is damaged at byte {at:,}")
-        return count
+            kept, count, done, damage = _whole_headers(rest, is_last=not chunk)
+            if damage is not None and damaged_at is None:
+                damaged_at = at + damage
+            if total == 0:
+                self.record = read_record(kept)
+            self.add(kept)
+            total, at, rest = total + count, at + done, rest[done:]
+        if damaged_at is not None:
+            self.problems.append(f"its catalogue is damaged at byte {damaged_at:,}")
+        return total
+
+    def add(self, headers: bytes) -> None:
+        """List more members, from whole central headers."""
+        if headers:
+            self._pieces.append(squeeze(headers))
 
 
-class _Found(NamedTuple):
-    """Where the catalogue is."""
+def _whole_headers(data: bytes, *, is_last: bool) -> tuple[bytes, int, int, int | None]:
+    """Return the whole headers in some bytes, how many those are, and where they have been read.
 
-    offset: int
-    members: int  # that it should have
-    shift: int
-    chunks: Iterator[bytes]  # of it
-
-
-def _find_end(read: Read, size: int) -> _Found | None:
-    """Find the end record, and from it the catalogue; None where there is none."""
-    tail_start = max(size - _TAIL_BYTES, 0)
-    tail = read(tail_start, size - tail_start)
-    at = len(tail)
-    while (at := tail.rfind(_END, 0, at)) >= 0:
-        if len(tail) - at < _END_BYTES:
-            continue
-        count, length, offset = struct.unpack_from("<HLL", tail, at + 10)
-        end = tail_start + at  # where the catalogue, with the zip64 records, ends
-        if count == _UINT16 or _UINT32 in (length, offset):
-            wide = _read_zip64(read, size, tail, at)
-            if wide is not None:
-                count, length, offset, end = wide
-        start = _locate(read, offset, length, end)
-        if start is not None:
-            chunks = _read_range(read, start, length, tail_start, tail)
-            return _Found(start, count, start - offset, chunks)
-    return None
-
-
-def _read_zip64(read: Read, size: int, tail: bytes, at: int) -> tuple[int, int, int, int] | None:
-    """Return count, size and offset of the catalogue, and where it ends (APPNOTE 4.3.14, 4.3.15).
-
-    None where there are no such records.
+    Then where there was first something else, if there was.
     """
-    if at < 20 or tail[at - 20 : at - 16] != b"PK\x06\x07":
-        return None
-    (stated,) = struct.unpack_from("<Q", tail, at - 20 + 8)
-    behind = size - len(tail) + at - 20 - 56  # where it stands unless it has something more
-    for offset in (stated, behind):
-        if not 0 <= offset <= size - 56:
+    kept: list[bytes] = []
+    damage = None
+    at = start = count = 0
+    while at + (1 if is_last else _HEADER.size) <= len(data):
+        end = at
+        if data[at : at + 4] == _MAGIC and at + _HEADER.size <= len(data):
+            end += _HEADER.size + sum(struct.unpack_from("<HHH", data, at + 28))
+        if at < end <= len(data):
+            at, count = end, count + 1
             continue
-        record = read(offset, 56)
-        if record[:4] == b"PK\x06\x06":
-            count, length, start = struct.unpack_from("<QQQ", record, 32)
-            return count, length, start, offset
-    return None
-
-
-def _locate(read: Read, offset: int, length: int, end: int) -> int | None:
-    """Return where the catalogue is: as stated, or before the end record, after something else."""
-    if length == 0 and offset <= end:
-        return offset
-    for start in (offset, end - length):
-        if 0 <= start <= end - 4 and read(start, 4) == _MAGIC:
-            return start
-    return None
-
-
-def _read_range(read: Read, start: int, size: int, tail_start: int, tail: bytes) -> Iterator[bytes]:
-    """Yield the bytes from `start` on, of which the tail is there already."""
-    stop = start + size
-    for at in range(start, min(tail_start, stop), _CHUNK_BYTES):
-        chunk = read(at, min(_CHUNK_BYTES, tail_start - at, stop - at))
-        for piece in range(0, len(chunk), _PIECE_BYTES):
-            yield chunk[piece : piece + _PIECE_BYTES]
-    yield tail[max(start - tail_start, 0) : max(stop - tail_start, 0)]
-
-
-def _whole_headers(data: bytes) -> tuple[int, int, bool]:
-    """Return where the last whole header ends, how many there are, and whether none follows."""
-    at = count = 0
-    while at + _HEADER.size <= len(data):
-        if data[at : at + 4] != _MAGIC:
-            return at, count, True
-        name, extra, comment = struct.unpack_from("<HHH", data, at + 28)
-        end = at + _HEADER.size + name + extra + comment
-        if end > len(data):
+        if end > len(data) and not is_last:
             break
-        at, count = end, count + 1
-    return at, count, False
+        kept.append(data[start:at])
+        damage = at if damage is None else damage
+        at = data.find(_MAGIC, at + 1)
+        if at < 0:
+            at = len(data) if is_last else len(data) - len(_MAGIC) + 1
+        start = at
+    kept.append(data[start:at])
+    return b"".join(kept), count, at, damage
 
 
 def _read_member(headers: bytes, at: int, shift: int) -> tuple[StoredMember, int]:
@@ -238,7 +182,7 @@ def _read_member(headers: bytes, at: int, shift: int) -> tuple[StoredMember, int
     if private is not None and private.raw_name:
         name = os.fsdecode(private.raw_name)
     else:
-        name = decode_name(raw, general, fields.get(0x7075, b""))
+        name = _decode_name(raw, general, fields.get(0x7075, b""))
         if host in _WITH_BACKSLASHES and "\\" in name and "/" not in name:
             name = name.replace("\\", "/")
     mode = _read_mode(host, attributes, name)
@@ -285,7 +229,7 @@ def _widen(field: bytes, *narrow: int) -> tuple[int, ...]:
     return tuple(next(wide, value) if value == _UINT32 else value for value in narrow)
 
 
-def decode_name(raw: bytes, general: int, unicode_path: bytes = b"") -> str:
+def _decode_name(raw: bytes, general: int, unicode_path: bytes = b"") -> str:
     """Return a member's name from its header.
 
     UTF-8 where the header says so, or a field 0x7075 that belongs to it (APPNOTE 4.6.9), or where
@@ -329,14 +273,18 @@ def _read_encryption(general: int, method: int, field: bytes) -> tuple[int, int,
 
 
 def _read_owner(field: bytes) -> tuple[int | None, int | None]:
-    """Info-ZIP's new Unix field 0x7875: version, then uid and gid, each behind its size."""
+    """Info-ZIP's new Unix field 0x7875: version, then uid and gid, each behind its size.
+
+    None for what no system can have.
+    """
     if field[:1] != b"\1" or len(field) < 2:
         return None, None
     split = 2 + field[1]
     if len(field) < split + 1 or len(field) < split + 1 + field[split]:
         return None, None
     uid, gid = field[2:split], field[split + 1 : split + 1 + field[split]]
-    return int.from_bytes(uid, "little"), int.from_bytes(gid, "little")
+    found = int.from_bytes(uid, "little"), int.from_bytes(gid, "little")
+    return found if uid and gid and max(found) < _UINT32 else (None, None)
 
 
 class _Private(NamedTuple):
@@ -375,10 +323,10 @@ def _read_mtime(fields: dict[int, bytes], date: int, clock: int) -> int:
     unix = fields.get(0x5455, b"")  # Info-ZIP's extended timestamp: flags, then the mtime
     if len(unix) >= 5 and unix[0] & 1:
         return int.from_bytes(unix[1:5], "little", signed=True) * 1_000_000_000
-    return read_dos_time(date, clock)
+    return _read_dos_time(date, clock)
 
 
-def read_dos_time(date: int, clock: int) -> int:
+def _read_dos_time(date: int, clock: int) -> int:
     """APPNOTE 4.4.6: local time in steps of 2 s, as ns since the epoch."""
     fields = (
         1980 + (date >> 9),

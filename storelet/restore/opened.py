@@ -30,6 +30,7 @@ from storelet.restore.listing import Listing, StoredMember
 from storelet.restore.paths import Origin, RefusedError, place
 from storelet.restore.places import find_archive_place, open_destination
 from storelet.restore.reading import read_data
+from storelet.restore.salvage import salvage
 from storelet.restore.survey import Overwrite, Survey, Verdict, survey
 from storelet.restore.target import Target, open_root
 
@@ -127,7 +128,7 @@ class OpenedArchive:
         """
         found = self.find(member) if isinstance(member, str) else member
         try:
-            check_readable(found)
+            check_readable(found, self._listing.end)
             self._check_password(found)
             yield from unpack(read_data(self._read, found), found, self._secret)
         except (DamagedError, RefusedError) as error:
@@ -191,7 +192,7 @@ class OpenedArchive:
             return (zlib.crc32(member.raw_name) / 2**32 - start) % 1 < sample
 
         chosen = is_chosen if sample < 1 else _make_filter(())
-        found = survey(self._listing, chosen, lambda member: member.name, None, "never")
+        found = survey(self._read, self._listing, chosen, lambda member: member.name, None, "never")
         encrypted = self._find_encrypted(found)
         if encrypted is not None:
             self._check_password(encrypted)
@@ -230,7 +231,14 @@ class OpenedArchive:
             if not dry_run or os.path.isdir(path):
                 root = open_root(path, make=not dry_run)
             looked_at = None if root is None or is_new else Target(root, replace=False)
-            found = survey(self._listing, _make_filter(patterns), find_path, looked_at, overwrite)
+            found = survey(
+                self._read,
+                self._listing,
+                _make_filter(patterns),
+                find_path,
+                looked_at,
+                overwrite,
+            )
             if looked_at is not None:
                 looked_at.close()
             if root is not None and path != "/":
@@ -281,7 +289,10 @@ class OpenedArchive:
 
     @cached_property
     def _listing(self) -> Listing:
-        return Listing(self._read, self.size)
+        listing = Listing(self._read, self.size)
+        if listing.problems:
+            salvage(self._read, listing)
+        return listing
 
     def _read(self, offset: int, size: int) -> bytes:
         """Read what there is of a range."""

@@ -5,13 +5,18 @@ Whoever made the archive may mean ill: what leads out of the tree is refused, ne
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 import stat
 from collections.abc import Iterator, Sequence
 
 from storelet.restore.listing import StoredMember
 
-__all__ = ["Origin", "RefusedError", "place"]
+__all__ = ["Origin", "RefusedError", "place", "temporary_name"]
+
+_MOST_BYTES = 4095  # of a path, and of what a symbolic link points to: Linux's PATH_MAX
+_TEMPORARY = re.compile(r"\.storelet-[0-9a-f]{16}\.part")
 
 _KINDS = {
     stat.S_IFREG: None,
@@ -31,7 +36,7 @@ class RefusedError(Exception):
 def place(member: StoredMember) -> str:
     """Return the path of a member, relative and without `.`, `..` and empty parts.
 
-    Raises RefusedError.
+    It is empty for a directory that is the target itself. Raises RefusedError.
     """
     kind = _KINDS.get(stat.S_IFMT(member.mode), "of no known type")
     if kind is not None:
@@ -47,9 +52,24 @@ def place(member: StoredMember) -> str:
         path = "/".join(part for part in name.split("/") if part not in ("", "."))
     if path == ".." or path.startswith("../") or "/../" in path or path.endswith("/.."):
         raise RefusedError("its name leads out of the target")
-    if not path or path == ".":
+    if path in ("", ".") and not (name and member.is_directory):
         raise RefusedError("it has no name")
+    if len(path.encode(errors="surrogateescape")) > _MOST_BYTES:
+        raise RefusedError("its name is longer than a path can be")
+    if path.endswith(".part") and _TEMPORARY.fullmatch(path.rpartition("/")[2]):
+        raise RefusedError("its name is one of Storelet's own, for files that are not whole")
+    if member.is_symlink and not 0 < member.size <= _MOST_BYTES:
+        raise RefusedError("it is a symbolic link to nothing, or to more than a path can be")
     return path
+
+
+def temporary_name(name: str) -> str:
+    """Return the name that a file has until it is whole, where it must have one.
+
+    It is always the same, so that what a killed restore has left is found by the next one.
+    """
+    mark = hashlib.sha256(name.encode(errors="surrogateescape")).hexdigest()
+    return f".storelet-{mark[:16]}.part"
 
 
 class Origin:
@@ -61,7 +81,7 @@ class Origin:
     def __init__(self, sources: Sequence[tuple[str, str]]) -> None:
         self._paths: dict[str, set[str]] = {}
         for prefix, path in sources:
-            real = os.path.realpath(path) if path else ""
+            real = os.path.realpath(path) if path and "\0" not in path else ""
             self._paths.setdefault(prefix.removesuffix("/"), set()).add(real)
 
     def place(self, member: StoredMember) -> str:

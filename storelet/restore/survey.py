@@ -13,12 +13,14 @@ from __future__ import annotations
 import os
 import stat
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Literal
 
-from storelet.restore.content import check_readable, crc_of
-from storelet.restore.listing import Listing, StoredMember
+from storelet.catalogue import DamagedError
+from storelet.restore.content import check_readable, crc_of, end_of, find_data
+from storelet.restore.listing import Listing, Read, StoredMember
 from storelet.restore.paths import RefusedError
 from storelet.restore.reading import Wanted
 from storelet.restore.target import Target
@@ -26,8 +28,9 @@ from storelet.restore.target import Target
 __all__ = ["Overwrite", "Survey", "Verdict", "survey"]
 
 Overwrite = Literal["never", "if-newer", "always"]
-_LOCAL_HEADER_BYTES = 30
 _ELSEWHERE = 1 << 62  # for what is in no archive
+_MOST_LOOKED_AT = 100  # members that overlap; each costs a request
+_SHARES = "it shares bytes with another member"
 _SET_ID = stat.S_ISUID | stat.S_ISGID
 
 
@@ -57,7 +60,9 @@ class Survey:
         self._count(member, verdict, 1)
 
     def refuse(self, number: int, member: StoredMember, reason: str) -> None:
-        """Refuse a member that was noted before."""
+        """Refuse a member that was noted before, if it is wanted."""
+        if self.verdicts[number] == Verdict.UNWANTED:
+            return
         self._count(member, self.verdicts[number], -1)
         self.verdicts[number] = Verdict.REFUSED
         self.refused.setdefault(number, (member.name, reason))
@@ -75,27 +80,29 @@ class _Extents:
         self._starts = array("Q")
         self._ends = array("Q")  # at least
 
-    def add(self, member: StoredMember) -> None:
-        if not 0 <= member.offset < _ELSEWHERE:
-            self._starts.append(_ELSEWHERE)
-            self._ends.append(_ELSEWHERE)
-            return
-        self._starts.append(member.offset)
-        head = _LOCAL_HEADER_BYTES + len(member.raw_name)
-        self._ends.append(member.offset + head + member.stored_size)
+    def add(self, member: StoredMember, end: int) -> None:
+        """Add the next member; where it cannot be, before `end`, it is in nobody's way."""
+        start, stop = member.offset, end_of(member)
+        if start < 0 or stop > end:
+            start = stop = _ELSEWHERE
+        self._starts.append(start)
+        self._ends.append(stop)
 
-    def overlapping(self) -> Iterator[tuple[int, int]]:
-        """Yield pairs of members that overlap."""
+    def overlapping(self) -> set[int]:
+        """Return all members that overlap with others."""
         starts, ends = self._starts, self._ends
+        found = set()
         furthest = -1
         for number in sorted(range(len(starts)), key=starts.__getitem__):
             if furthest >= 0 and starts[number] < ends[furthest]:
-                yield furthest, number
+                found |= {furthest, number}
             if furthest < 0 or ends[number] > ends[furthest]:
                 furthest = number
+        return found
 
 
 def survey(
+    read: Read,
     listing: Listing,
     is_wanted: Callable[[StoredMember], bool],
     find_path: Callable[[StoredMember], str],
@@ -110,13 +117,13 @@ def survey(
     extents = _Extents()
     owners: dict[str, tuple[int, StoredMember]] = {}  # who has a path
     for number, member in enumerate(listing.members()):
-        extents.add(member)
+        extents.add(member, listing.end)
         if not is_wanted(member):
             result.take(member, Verdict.UNWANTED)
             continue
         try:
             path = find_path(member)
-            _check(member, listing)
+            check_readable(member, listing.end)
             verdict = _judge(path, member, target, overwrite)
             result.take(member, verdict)
             if verdict == Verdict.THERE and member.link:
@@ -129,29 +136,40 @@ def survey(
         if owner[0] != number and not (member.is_directory and owner[1].is_directory):
             for each in (owner, (number, member)):
                 result.refuse(*each, "another member has the same name")
-    _refuse_overlapping(result, listing, extents)
+    _refuse_overlapping(read, result, listing, extents)
     return result
 
 
-def _check(member: StoredMember, listing: Listing) -> None:
-    """Raise RefusedError where a member cannot be what its catalogue says."""
-    check_readable(member)
-    end = member.offset + _LOCAL_HEADER_BYTES + len(member.raw_name) + member.stored_size
-    if member.offset < 0 or end > listing.end:
-        raise RefusedError("its catalogue says it is where the archive has no members")
+def _refuse_overlapping(read: Read, result: Survey, listing: Listing, extents: _Extents) -> None:
+    """Refuse those that are not where they should be, and of the others who has one inside.
 
-
-def _refuse_overlapping(result: Survey, listing: Listing, extents: _Extents) -> None:
-    overlapping = {each for pair in extents.overlapping() for each in pair}
+    So what is left shares nothing, and a member that lies about its place or its size takes no
+    other with it.
+    """
+    overlapping = extents.overlapping()
     if not overlapping:
         return
-    for number, member in enumerate(listing.members()):
-        if number in overlapping and result.verdicts[number] != Verdict.UNWANTED:
-            result.refuse(number, member, "it shares bytes with another member")
+    suspects = (each for each in enumerate(listing.members()) if each[0] in overlapping)
+    there: list[tuple[int, StoredMember]] = []
+    for looked_at, (number, member) in enumerate(suspects):
+        try:
+            if looked_at < _MOST_LOOKED_AT:
+                find_data(read(member.offset, member.head_bytes), member)
+            there.append((number, member))
+        except DamagedError as error:
+            result.refuse(number, member, str(error))
+    there.sort(key=lambda each: each[1].offset)
+    for one, other in pairwise(there):
+        if end_of(one[1]) > other[1].offset:
+            result.refuse(*one, _SHARES)
+        if one[1].offset == other[1].offset:
+            result.refuse(*other, _SHARES)
 
 
 def _judge(path: str, member: StoredMember, target: Target | None, overwrite: Overwrite) -> int:
     """Return what becomes of a member whose place may be taken. Raises RefusedError."""
+    if not path:
+        return Verdict.THERE  # the target itself, which stays as it is
     found = None if target is None else target.find(path)
     if found is None or target is None:
         return Verdict.RESTORE

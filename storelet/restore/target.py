@@ -11,8 +11,8 @@ which fails where that is taken. Where file systems have no such files, it has a
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
-import secrets
 import stat
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
@@ -21,7 +21,7 @@ from typing import Any
 
 from storelet.errors import StoreletError
 from storelet.restore.listing import StoredMember
-from storelet.restore.paths import RefusedError
+from storelet.restore.paths import RefusedError, temporary_name
 
 __all__ = ["Target", "open_root"]
 
@@ -30,6 +30,11 @@ _OPEN_DIRECTORIES = 128  # kept open; entering one takes as long as writing a fi
 _PRIVATE = 0o700
 _READ_BYTES = 1 << 20
 _SET_ID = stat.S_ISUID | stat.S_ISGID
+# What chown(2) says of a file system without owners, and of those that a container does not know.
+_NO_OWNER = {errno.EPERM, errno.EINVAL}
+# What open(2) says of a file that has got its mode already, and of a symbolic link.
+_NOT_WRITTEN = {errno.EACCES, errno.ELOOP}
+_OTHER_RESTORE = "another restore is writing it"
 # What open(2) says where there are no files without a name.
 _NO_TEMPORARY = {errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL}
 
@@ -101,28 +106,32 @@ class Target:
         parent, _, name = path.rpartition("/")
         with _refusing():
             directory = self._enter(parent, 0o777)
-            descriptor, temporary = self._open(directory)
+            descriptor, temporary = self._open(directory, name)
             try:
                 for data in content:
                     _write(descriptor, data)
                 self._finish(descriptor, member)
                 self._name(descriptor, temporary, directory, name)
+            except BaseException:
+                if temporary is not None:
+                    os.unlink(temporary, dir_fd=directory)
+                raise
             finally:
                 os.close(descriptor)
-                if temporary is not None:
-                    with suppress(FileNotFoundError):  # it has its own name by now
-                        os.unlink(temporary, dir_fd=directory)
 
     def make_symlink(self, path: str, member: StoredMember, points_to: bytes) -> None:
         """Make a symbolic link, wherever it points to: nothing goes through it."""
         parent, _, name = path.rpartition("/")
 
+        if b"\0" in points_to:
+            raise RefusedError("it points to a name that holds a zero byte")
+
         def make(name: str) -> None:
             os.symlink(points_to, os.fsencode(name), dir_fd=directory)
             where: Any = {"dir_fd": directory, "follow_symlinks": False}
-            if self._is_root and member.uid is not None and member.gid is not None:
-                os.chown(name, member.uid, member.gid, **where)
-            os.utime(name, ns=(member.mtime_ns, member.mtime_ns), **where)
+            self._give(member, lambda uid, gid: os.chown(name, uid, gid, **where))
+            with suppress(OverflowError):
+                os.utime(name, ns=(member.mtime_ns, member.mtime_ns), **where)
 
         with _refusing():
             directory = self._enter(parent, 0o777)
@@ -160,24 +169,19 @@ class Target:
             if known is not None:
                 above, first = known, number
                 break
-        opened: list[tuple[str, int]] = []
-        try:
-            for number in range(first, len(parts)):
-                is_last = number == len(parts) - 1
-                above = _enter(above, parts[number], 0o777 if mode and not is_last else mode)
-                opened.append(("/".join(parts[: number + 1]), above))
-        finally:
-            self._keep(opened)
+        for number in range(first, len(parts)):
+            is_last = number == len(parts) - 1
+            above = _enter(above, parts[number], 0o777 if mode and not is_last else mode)
+            self._directories["/".join(parts[: number + 1])] = above
+            if len(self._directories) > _OPEN_DIRECTORIES:
+                os.close(self._directories.popitem(last=False)[1])
         return above
 
-    def _keep(self, opened: list[tuple[str, int]]) -> None:
-        for path, descriptor in opened:
-            self._directories[path] = descriptor
-        while len(self._directories) > max(_OPEN_DIRECTORIES, len(opened)):
-            os.close(self._directories.popitem(last=False)[1])
+    def _open(self, directory: int, name: str) -> tuple[int, str | None]:
+        """Open a new file in a directory; return its descriptor, and its name if it has one.
 
-    def _open(self, directory: int) -> tuple[int, str | None]:
-        """Open a new file in a directory; return its descriptor, and its name if it has one."""
+        That is to be `name` in the end.
+        """
         flags = os.O_WRONLY | os.O_CLOEXEC
         if self._has_temporary:
             try:
@@ -186,9 +190,17 @@ class Target:
                 if error.errno not in _NO_TEMPORARY:
                     raise
                 self._has_temporary = False
-        name = _temporary_name()
+        temporary = temporary_name(name)
         flags |= os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-        return os.open(name, flags, 0o600, dir_fd=directory), name
+        try:
+            descriptor = os.open(temporary, flags, 0o600, dir_fd=directory)
+        except FileExistsError:
+            _remove_left(directory, temporary)
+            descriptor = os.open(temporary, flags, 0o600, dir_fd=directory)
+        if not _lock(descriptor) or not os.fstat(descriptor).st_nlink:
+            os.close(descriptor)
+            raise RefusedError(_OTHER_RESTORE)
+        return descriptor, temporary
 
     def _finish(self, descriptor: int, member: StoredMember) -> None:
         """Set owner, mode and times, in this order: a new owner takes the set-id bits away.
@@ -196,15 +208,22 @@ class Target:
         They are not given to a file that has not got its owner back.
         """
         mode = stat.S_IMODE(member.mode)
-        if not self._is_root or member.uid is None or member.gid is None:
-            found = os.fstat(descriptor)
-            if (found.st_uid, found.st_gid) != (member.uid, member.gid):
-                mode &= ~_SET_ID
-        else:
-            os.fchown(descriptor, member.uid, member.gid)
+        self._give(member, lambda uid, gid: os.fchown(descriptor, uid, gid))
+        found = os.fstat(descriptor)
+        if (found.st_uid, found.st_gid) != (member.uid, member.gid):
+            mode &= ~_SET_ID
         os.fchmod(descriptor, mode)
         with suppress(OverflowError):  # a year that this file system has not
             os.utime(descriptor, ns=(member.mtime_ns, member.mtime_ns))
+
+    def _give(self, member: StoredMember, chown: Callable[[int, int], None]) -> None:
+        """Give what is restored to its owner, as root, where that can be."""
+        if self._is_root and member.uid is not None and member.gid is not None:
+            try:
+                chown(member.uid, member.gid)
+            except OSError as error:
+                if error.errno not in _NO_OWNER:
+                    raise
 
     def _name(self, descriptor: int, temporary: str | None, directory: int, name: str) -> None:
         """Give a file that is whole its name."""
@@ -230,9 +249,13 @@ class Target:
         if not self._replace:
             make(name)
             return
-        temporary = _temporary_name()
-        make(temporary)
+        temporary = temporary_name(name)
         try:
+            try:
+                make(temporary)
+            except FileExistsError:
+                os.unlink(temporary, dir_fd=directory)  # a killed restore has left it
+                make(temporary)
             os.replace(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
         finally:
             # Also rename(2) leaves it there, where both names are links to one file already.
@@ -247,8 +270,34 @@ def _is_there(directory: int, name: str) -> bool:
     return False
 
 
-def _temporary_name() -> str:
-    return f".storelet-{secrets.token_hex(8)}.part"
+def _remove_left(directory: int, temporary: str) -> None:
+    """Remove what a killed restore has left under a temporary name. Raises RefusedError."""
+    flags = os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    with suppress(FileNotFoundError):
+        try:
+            descriptor = os.open(temporary, flags, dir_fd=directory)
+        except OSError as error:
+            if error.errno not in _NOT_WRITTEN:
+                raise
+            descriptor = -1
+        try:
+            if descriptor >= 0 and not _lock(descriptor):
+                raise RefusedError(_OTHER_RESTORE)
+            os.unlink(temporary, dir_fd=directory)
+        finally:
+            if descriptor >= 0:
+                os.close(descriptor)
+
+
+def _lock(descriptor: int) -> bool:
+    """Tell whether nobody else has locked a file, and lock it until it is closed."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        return True
+    return True
 
 
 def _enter(above: int, name: str, mode: int | None) -> int:
