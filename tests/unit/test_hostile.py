@@ -705,15 +705,16 @@ def test_what_is_encrypted_is_refused(scene: Scene) -> None:
     assert not paths_in(scene.target)
 
 
-def test_what_only_says_that_it_is_encrypted_is_refused(scene: Scene) -> None:
+def test_what_only_says_that_it_is_encrypted_needs_a_password(scene: Scene) -> None:
     extra = extra_field(0x9901, b"\2\0AE\3\x08\0")
     liar = RawMember(name=b"liar", general=1, method=99, extra=extra)
     data = build_zip([FIRST, liar, LAST])
-    with pytest.raises(storelet.CredentialsError):
-        scene.open(data).extract(scene.target)
-    assert not paths_in(scene.target)
-    refused = scene.open(data, password="any").extract(scene.target).refused
-    assert [name for name, _ in refused] == ["liar"]
+    for password in (None, "any"):
+        with pytest.raises(storelet.CredentialsError):
+            scene.open(data, password=password).extract(scene.target)
+        assert not paths_in(scene.target)
+    refused = scene.open(data).extract(scene.target, ["*", "!liar"]).refused
+    assert refused == []
     scene.assert_good()
 
 
