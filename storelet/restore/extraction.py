@@ -34,6 +34,10 @@ from storelet.restore.unpacking import RETRY, Outcome, pack_task, unpack_task
 __all__ = ["Extraction", "Unpacked"]
 
 
+_LITTLE_BYTES = 16 << 20  # up to here helpers are not worth their start
+_FILE_BYTES = 20 << 10  # what a file costs beside its bytes, in bytes that are unpacked
+
+
 @dataclass(slots=True)
 class Unpacked:
     """What became of the members of an archive."""
@@ -106,13 +110,17 @@ class Extraction:
 
     def _wanted(self) -> Iterator[Wanted]:
         """Yield what is to be restored, in the order of the catalogue."""
-        for number, member in enumerate(self._listing.members()):
-            if self._found.verdicts[number] == Verdict.RESTORE:
-                yield Wanted(number, self._find_path(member), member)
+        verdicts = self._found.verdicts
+        for number, member in self._listing.chosen(lambda n: verdicts[n] == Verdict.RESTORE):
+            yield Wanted(number, self._find_path(member), member)
 
     def _unpack_files(self) -> None:
         """Unpack the files; what else is wanted is put aside for later, but for directories."""
-        with self._make_crew() as crew, ThreadPoolExecutor(count_cores()) as pool:
+        crew = self._make_crew()
+        with ExitStack() as stack:
+            pool = stack.enter_context(ThreadPoolExecutor(count_cores()))
+            if self._found.size + self._found.files * _FILE_BYTES > _LITTLE_BYTES:
+                stack.enter_context(crew)  # else it has no helpers
             large: list[Future[None]] = []
             small = self._small_files(lambda each: large.append(pool.submit(self._alone, each)))
             fetched = fetch_ahead(self._read, spans(small, self._listing.end))

@@ -13,7 +13,7 @@ import stat
 import struct
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import chain
 from typing import NamedTuple
@@ -37,6 +37,7 @@ FOREIGN = -1  # encrypted in a way that is not WinZip's AES
 _MAGIC = b"PK\x01\x02"
 _HEADER = struct.Struct("<4sHHHHHHLLLHHHHHLL")
 _FIELD = struct.Struct("<HH")
+_LENGTHS = struct.Struct("<HHH")  # of name, extra fields and comment
 _UINT16 = 0xFFFF
 _UINT32 = 0xFFFFFFFF
 
@@ -108,12 +109,22 @@ class Listing:
 
     def members(self) -> Iterator[StoredMember]:
         """Yield the members in the order of the catalogue; as often as asked for."""
+        for _, member in self.chosen(lambda _number: True):
+            yield member
+
+    def chosen(self, is_chosen: Callable[[int], bool]) -> Iterator[tuple[int, StoredMember]]:
+        """Yield members that are chosen by their numbers, from 0 on; others are passed over."""
+        number = 0
         for piece in self._pieces:
             headers = unsqueeze(piece)
             at = 0
             while at < len(headers):
-                member, at = _read_member(headers, at, self.shift)
-                yield member
+                if is_chosen(number):
+                    member, at = _read_member(headers, at, self.shift)
+                    yield number, member
+                else:
+                    at += _HEADER.size + sum(_LENGTHS.unpack_from(headers, at + 28))
+                number += 1
 
     def load(self, catalogue: Catalogue) -> int:
         """List what is in a catalogue, and nothing else; return how many members it has."""
@@ -151,7 +162,7 @@ def _whole_headers(data: bytes, *, is_last: bool) -> tuple[bytes, int, int, int 
     while at + (1 if is_last else _HEADER.size) <= len(data):
         end = at
         if data[at : at + 4] == _MAGIC and at + _HEADER.size <= len(data):
-            end += _HEADER.size + sum(struct.unpack_from("<HHH", data, at + 28))
+            end += _HEADER.size + sum(_LENGTHS.unpack_from(data, at + 28))
         if at < end <= len(data):
             at, count = end, count + 1
             continue

@@ -31,7 +31,7 @@ from storelet.restore.paths import Origin, RefusedError, place
 from storelet.restore.places import find_archive_place, open_destination
 from storelet.restore.reading import read_data
 from storelet.restore.salvage import salvage
-from storelet.restore.survey import Overwrite, Survey, Verdict, survey
+from storelet.restore.survey import Overwrite, survey
 from storelet.restore.target import Target, open_root
 
 __all__ = ["OpenedArchive", "list_archives", "open_archive"]
@@ -193,9 +193,8 @@ class OpenedArchive:
 
         chosen = is_chosen if sample < 1 else _make_filter(())
         found = survey(self._read, self._listing, chosen, lambda member: member.name, None, "never")
-        encrypted = self._find_encrypted(found)
-        if encrypted is not None:
-            self._check_password(encrypted)
+        if found.encrypted is not None:
+            self._check_password(found.encrypted)
         return Extraction(
             self._read,
             self._listing,
@@ -243,9 +242,8 @@ class OpenedArchive:
                 looked_at.close()
             if root is not None and path != "/":
                 _require_room(root, found.size, path)
-            encrypted = self._find_encrypted(found)
-            if encrypted is not None and not dry_run:
-                self._check_password(encrypted)
+            if found.encrypted is not None and not dry_run:
+                self._check_password(found.encrypted)
             extraction = Extraction(
                 self._read,
                 self._listing,
@@ -263,13 +261,6 @@ class OpenedArchive:
         finally:
             if root is not None:
                 os.close(root)
-
-    def _find_encrypted(self, found: Survey) -> StoredMember | None:
-        """Return a member that is to be restored and is encrypted."""
-        for verdict, member in zip(found.verdicts, self._listing.members(), strict=True):
-            if verdict == Verdict.RESTORE and member.encryption:
-                return member
-        return None
 
     def _check_password(self, member: StoredMember) -> None:
         """Raise CredentialsError where there is no password for a member, or a wrong one."""

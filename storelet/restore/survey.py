@@ -52,12 +52,15 @@ class Survey:
     refused: dict[int, tuple[str, str]] = field(default_factory=dict)  # name and reason
     files: int = 0  # files and symbolic links to restore
     size: int = 0  # bytes of their content
+    encrypted: StoredMember | None = None  # the first of them
     links: dict[bytes, Wanted] = field(default_factory=dict)  # what is there of hard links
 
     def take(self, member: StoredMember, verdict: int) -> None:
         """Note what becomes of the next member."""
         self.verdicts.append(verdict)
         self._count(member, verdict, 1)
+        if member.encryption and verdict == Verdict.RESTORE and self.encrypted is None:
+            self.encrypted = member
 
     def refuse(self, number: int, member: StoredMember, reason: str) -> None:
         """Refuse a member that was noted before, if it is wanted."""
@@ -149,7 +152,7 @@ def _refuse_overlapping(read: Read, result: Survey, listing: Listing, extents: _
     overlapping = extents.overlapping()
     if not overlapping:
         return
-    suspects = (each for each in enumerate(listing.members()) if each[0] in overlapping)
+    suspects = listing.chosen(overlapping.__contains__)
     there: list[tuple[int, StoredMember]] = []
     for looked_at, (number, member) in enumerate(suspects):
         try:
