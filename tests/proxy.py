@@ -51,6 +51,8 @@ class Request:
                 return "PutObject"
             case "HEAD", []:
                 return "HeadObject"
+            case "GET", [] if "versions" in self.query:
+                return "ListObjectVersions"
             case "GET", []:
                 return "ListObjectsV2" if "list-type" in self.query else "GetObject"
             case "DELETE", []:

@@ -46,6 +46,8 @@ class Stored:
     version: str  # another one wherever the bytes may be others: S3's ETag
     modified: float  # seconds since the epoch, by the destination's clock
     is_bad: bool = False  # it has a mark that says so; only a listing tells
+    version_id: str | None = None  # by which it can be read though its name stands for others
+    is_deleted: bool = False  # its name stands for nothing any more, or for another one
 
     def is_same(self, other: Stored) -> bool:
         """Tell whether both are the same bytes, as far as the destination can tell."""
@@ -116,6 +118,13 @@ class Destination(Protocol):
         """Return the archives that are named after the backup `backup`, or any: oldest first.
 
         One listing tells which are marked as bad too.
+        """
+
+    def list_versions(self, backup: str) -> list[Stored]:
+        """Return all that is kept of the archives of a backup, oldest first.
+
+        Where the destination keeps versions, these are deleted archives too, which `read` can
+        read. Where it keeps none, and has none, it is what `list_archives` returns.
         """
 
     def url_of(self, archive: Stored) -> str:

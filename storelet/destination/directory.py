@@ -85,6 +85,10 @@ class Directory:
         found = [self.find_archive(name) for name in names if is_archive_of(name, backup)]
         return look_for_marks((each for each in found if each is not None), names)
 
+    def list_versions(self, backup: str) -> list[Stored]:
+        """See the contract: a directory keeps none."""
+        return self.list_archives(backup)
+
     def find_archive(self, name: str) -> Stored | None:
         """See the contract."""
         try:

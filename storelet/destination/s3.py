@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,7 @@ from storelet.reuse import CopyLimits
 
 if TYPE_CHECKING:
     from botocore.response import StreamingBody
-    from mypy_boto3_s3.type_defs import ObjectTypeDef
+    from mypy_boto3_s3.type_defs import ObjectTypeDef, ObjectVersionTypeDef
 
 __all__ = ["S3"]
 
@@ -103,6 +104,17 @@ class S3:
         archives = (each for each in found if is_archive_of(each.name, backup))
         return look_for_marks(archives, {each.name for each in found})
 
+    def list_versions(self, backup: str) -> list[Stored]:
+        """See the contract; a mark counts for all that was ever under an archive's name."""
+        start = f"{self.prefix}{backup}_"
+        with translating(self.bucket, "list versions in"):
+            pages = self._bucket.client.get_paginator("list_object_versions").paginate(
+                Bucket=self.bucket, Prefix=start, **self._bucket.owner
+            )
+            found = [self._version(each) for page in pages for each in page.get("Versions", ())]
+        archives = (each for each in found if backup_of(each.name) == backup)
+        return look_for_marks(archives, {each.name for each in found})
+
     def find_archive(self, name: str) -> Stored | None:
         """See the contract; where the key may not ask, none is found."""
         with translating(self.bucket, "read"):
@@ -117,7 +129,8 @@ class S3:
         """See the contract."""
         if not size:
             return b""
-        with translating(self.bucket, "read"):
+        doing = "read" if archive.version_id is None else "read versions in"
+        with translating(self.bucket, doing):
             data = self._read_persistently(archive, offset, size)
         if len(data) != size:
             raise DestinationError(f"{self} sent other bytes of {archive.name} than asked for")
@@ -152,16 +165,27 @@ class S3:
         return self._read_once(archive, offset, size)
 
     def _read_once(self, archive: Stored, offset: int, size: int) -> bytes:
+        options = dict(self._bucket.repeated)
+        if archive.version_id is not None:
+            options["VersionId"] = archive.version_id
         got = self._bucket.client.get_object(
             Bucket=self.bucket,
             Key=self.prefix + archive.name,
             Range=f"bytes={offset}-{offset + size - 1}",
             IfMatch=archive.version,
-            **self._bucket.repeated,
+            **options,
         )
         return _read_body(got["Body"], size)
 
-    def _stored(self, found: ObjectTypeDef) -> Stored:
+    def _version(self, found: ObjectVersionTypeDef) -> Stored:
+        is_only = found["IsLatest"] and found["VersionId"] == "null"  # as where none are kept
+        return replace(
+            self._stored(found),
+            version_id=None if is_only else found["VersionId"],
+            is_deleted=not found["IsLatest"],
+        )
+
+    def _stored(self, found: ObjectTypeDef | ObjectVersionTypeDef) -> Stored:
         return Stored(
             name=found["Key"].removeprefix(self.prefix),
             size=found["Size"],

@@ -52,8 +52,10 @@ _PERMISSIONS = {
     "copy in": "s3:GetObject",
     "delete from": "s3:DeleteObject",
     "list": "s3:ListBucket",
+    "list versions in": "s3:ListBucketVersions",
     "mark an archive in": "s3:PutObject",
     "read": "s3:GetObject",
+    "read versions in": "s3:GetObjectVersion",
 }
 _OTHER_REGION = {
     "301",

@@ -647,6 +647,25 @@ def test_what_may_pass_by_itself_is_temporary_and_nothing_else(
     assert raised.value.is_temporary == is_temporary
 
 
+@pytest.mark.parametrize(
+    ("action", "permission"),
+    [("ListObjectVersions", "s3:ListBucketVersions"), ("GetObject", "s3:GetObjectVersion")],
+)
+def test_a_key_that_may_not_see_versions_is_an_error_that_names_the_permission(
+    s3_server: Bucket, proxy: Proxy, small: bytes, action: str, permission: str
+) -> None:
+    s3_server.client.put_bucket_versioning(
+        Bucket=s3_server.name, VersioningConfiguration={"Status": "Enabled"}
+    )
+    send(s3_server, proxy.endpoint, small)
+    refuse = error_answer(403, "AccessDenied")
+    proxy.script = lambda request: refuse if request.action == action else None
+    destination = open_s3(s3_server, proxy.endpoint)
+    with pytest.raises(storelet.PermissionDeniedError, match="versions in bucket") as raised:
+        destination.read(destination.list_versions("example")[0], 0, 1)
+    assert permission in str(raised.value.hint)
+
+
 def test_a_host_that_has_no_address_is_temporary(small: bytes) -> None:
     with pytest.raises(storelet.DestinationError) as raised:
         send("my-bucket", "http://storelet.invalid", small)
