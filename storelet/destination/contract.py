@@ -120,15 +120,15 @@ class Destination(Protocol):
         One listing tells which are marked as bad too.
         """
 
-    def list_versions(self, backup: str) -> list[Stored]:
-        """Return all that is kept of the archives of a backup, oldest first.
+    def list_versions(self, backup: str | None) -> list[Stored]:
+        """Return all that is kept of the archives of a backup, or of any, oldest first.
 
         Where the destination keeps versions, these are deleted archives too, which `read` can
         read. Where it keeps none, and has none, it is what `list_archives` returns.
         """
 
     def url_of(self, archive: Stored) -> str:
-        """Return the URL of an archive, as `Upload.commit` does."""
+        """Return the URL of an archive, as `Upload.commit` does, and where it is deleted its id."""
 
     def find_archive(self, name: str) -> Stored | None:
         """Return the archive of a file name, None where there is none."""

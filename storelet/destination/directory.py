@@ -85,7 +85,7 @@ class Directory:
         found = [self.find_archive(name) for name in names if is_archive_of(name, backup)]
         return look_for_marks((each for each in found if each is not None), names)
 
-    def list_versions(self, backup: str) -> list[Stored]:
+    def list_versions(self, backup: str | None) -> list[Stored]:
         """See the contract: a directory keeps none."""
         return self.list_archives(backup)
 

@@ -95,7 +95,7 @@ class S3:
 
     def list_archives(self, backup: str | None) -> list[Stored]:
         """See the contract."""
-        start = self.prefix if backup is None else f"{self.prefix}{backup}_"
+        start = self._start_of(backup)
         with translating(self.bucket, "list"):
             pages = self._bucket.client.get_paginator("list_objects_v2").paginate(
                 Bucket=self.bucket, Prefix=start, **self._bucket.owner
@@ -104,15 +104,15 @@ class S3:
         archives = (each for each in found if is_archive_of(each.name, backup))
         return look_for_marks(archives, {each.name for each in found})
 
-    def list_versions(self, backup: str) -> list[Stored]:
+    def list_versions(self, backup: str | None) -> list[Stored]:
         """See the contract; a mark counts for all that was ever under an archive's name."""
-        start = f"{self.prefix}{backup}_"
+        start = self._start_of(backup)
         with translating(self.bucket, "list versions in"):
             pages = self._bucket.client.get_paginator("list_object_versions").paginate(
                 Bucket=self.bucket, Prefix=start, **self._bucket.owner
             )
             found = [self._version(each) for page in pages for each in page.get("Versions", ())]
-        archives = (each for each in found if backup_of(each.name) == backup)
+        archives = (each for each in found if is_archive_of(each.name, backup))
         return look_for_marks(archives, {each.name for each in found})
 
     def find_archive(self, name: str) -> Stored | None:
@@ -123,7 +123,8 @@ class S3:
 
     def url_of(self, archive: Stored) -> str:
         """See the contract."""
-        return f"s3://{self.bucket}/{self.prefix}{archive.name}"
+        version = f"?versionId={archive.version_id}" if archive.is_deleted else ""
+        return f"s3://{self.bucket}/{self.prefix}{archive.name}{version}"
 
     def read(self, archive: Stored, offset: int, size: int) -> bytes:
         """See the contract."""
@@ -149,6 +150,9 @@ class S3:
     def delete_archives(self, archives: Sequence[Stored]) -> None:
         """See the contract; where the bucket keeps versions, a delete marker hides the archive."""
         delete_with_marks(archives, partial(delete_files, self._bucket, self.prefix))
+
+    def _start_of(self, backup: str | None) -> str:
+        return self.prefix if backup is None else f"{self.prefix}{backup}_"
 
     def abort_abandoned(self) -> None:
         """Abort the uploads that a killed run has left here, as far as they are known."""

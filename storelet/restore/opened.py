@@ -41,22 +41,23 @@ def list_archives(
     place: Destination | str | os.PathLike[str],
     name: str | None = None,
     *,
+    versions: bool = False,
     password: str | None = None,
     **client_options: Any,
 ) -> list[OpenedArchive]:
     """Return the archives of the backup `name`, or of any, at a place: the oldest first.
 
     A place is a destination or its URL: `s3://bucket/prefix`, `file:///path`, or a path.
-    `client_options` are those of `S3`. Nothing is read of the archives yet. Raises StoreletError.
+    With `versions`, deleted ones are listed too, whose versions a bucket keeps. `client_options`
+    are those of `S3`. Nothing is read of the archives yet. Raises StoreletError.
     """
     destination: Destination
     if isinstance(place, str | os.PathLike):
         destination = open_destination(place, **client_options)
     else:
         destination = place
-    return [
-        OpenedArchive(destination, stored, password) for stored in destination.list_archives(name)
-    ]
+    listed = destination.list_versions(name) if versions else destination.list_archives(name)
+    return [OpenedArchive(destination, stored, password) for stored in listed]
 
 
 def open_archive(
@@ -68,8 +69,14 @@ def open_archive(
     `client_options` are those of `S3`, such as `endpoint_url`. Raises StoreletError:
     ArchiveMissingError where there is none.
     """
-    destination, name = find_archive_place(url, **client_options)
-    stored = destination.find_archive(name)
+    destination, name, version = find_archive_place(url, **client_options)
+    stored: Stored | None
+    if version is None:
+        stored = destination.find_archive(name)
+    else:
+        versions = destination.list_versions(backup_of(name))
+        wanted = (name, version)
+        stored = next((e for e in versions if (e.name, e.version_id) == wanted), None)
     if stored is None:
         hint = "check the name; a key that may not read it sees none either"
         raise ArchiveMissingError(
@@ -89,6 +96,7 @@ class OpenedArchive:
         self.backup = backup_of(stored.name)  # that it is named after, if it is
         self.size = stored.size  # bytes
         self.url = destination.url_of(stored)
+        self.is_deleted = stored.is_deleted  # its bucket keeps this version
         self.is_bad = stored.is_bad  # marked so; known of those that were listed
         self.modified = datetime.fromtimestamp(stored.modified, UTC)  # by the destination's clock
         self._destination = destination

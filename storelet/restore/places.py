@@ -35,17 +35,20 @@ def open_destination(url: str | os.PathLike[str], **client_options: Any) -> S3 |
 
 def find_archive_place(
     url: str | os.PathLike[str], **client_options: Any
-) -> tuple[S3 | Directory, str]:
-    """Return the destination of an archive's URL and the name of its file.
+) -> tuple[S3 | Directory, str, str | None]:
+    """Return the destination of an archive's URL, its file's name, and the id of its version.
 
     Raises UsageError.
     """
     text = os.fspath(url)
+    version = None
     if "://" not in text:
         text = os.path.realpath(text)
+    elif text.startswith("s3://") and ".zip?versionId=" in text:
+        text, _, version = text.rpartition("?versionId=")
     place, slash, name = text.rpartition("/")
     if not name or not place:
         raise UsageError(f"no archive's URL: {text}", hint="such as s3://bucket/prefix/NAME.zip")
     if text.startswith("file://"):
         name = unquote(name)
-    return open_destination(place + slash, **client_options), name
+    return open_destination(place + slash, **client_options), name, version

@@ -41,15 +41,16 @@ _FOUND = (
 
 @click.command("archives")
 @click.argument("what", metavar="JOB|URL")
+@click.option("--versions", is_flag=True, help="Deleted ones, too, whose bucket keeps versions.")
 @json_option
 @reaching
-def list_archives(reach: Reach, what: str, as_json: bool) -> None:
+def list_archives(reach: Reach, what: str, versions: bool, as_json: bool) -> None:
     """List the archives of a job, or at a place, the oldest first.
 
     A place is a path or URL: s3://bucket/prefix/, file:///path. One that IS bad has failed a
     verification. Needs no daemon.
     """
-    found = reach.archives(what)
+    found = reach.archives(what, versions=versions)
     if as_json:
         console.print_json({"archives": list(map(_describe_archive, found))})
     elif not found:
@@ -61,7 +62,7 @@ def list_archives(reach: Reach, what: str, as_json: bool) -> None:
                 (
                     describe_time(each.modified),
                     describe_bytes(each.size),
-                    "bad" if each.is_bad else "good",
+                    "deleted" if each.is_deleted else "bad" if each.is_bad else "good",
                     name_archive(each),
                 )
                 for each in found
@@ -222,6 +223,7 @@ def _describe_archive(archive: storelet.OpenedArchive) -> dict[str, Any]:
         "job": archive.backup,
         "bytes": archive.size,
         "bad": archive.is_bad,
+        "deleted": archive.is_deleted,
         "made": archive.modified.astimezone().isoformat(timespec="seconds"),
     }
 

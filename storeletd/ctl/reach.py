@@ -137,17 +137,18 @@ class Reach:
             found = _leave_out_bad(found)
             return found[-1] if when in ("", "latest") else _find_until(found, when, name)
 
-    def archives(self, text: str) -> list[storelet.OpenedArchive]:
+    def archives(self, text: str, *, versions: bool = False) -> list[storelet.OpenedArchive]:
         """Return the archives that JOB|URL means, the oldest first."""
         import storelet
 
         with translating():
             if "://" in text or "/" in text:
-                found = storelet.list_archives(text, **self._client_options())
+                how: Any = {**self._client_options(), "versions": versions}
+                found = storelet.list_archives(text, **how)
                 if not found and text.startswith("s3://") and not text.endswith("/"):
-                    found = storelet.list_archives(f"{text}/", **self._client_options())
+                    found = storelet.list_archives(f"{text}/", **how)
                 return found
-            return self._of_job(text)
+            return self._of_job(text, versions=versions)
 
     def job(self, name: str) -> Job:
         """Return a job by its file, and set the environment that it gives.
@@ -197,7 +198,7 @@ class Reach:
             f"no such archive: {text}", hint=f"storeletctl archives {name}", exit_code=_NO_SUCH
         )
 
-    def _of_job(self, name: str) -> list[storelet.OpenedArchive]:
+    def _of_job(self, name: str, *, versions: bool = False) -> list[storelet.OpenedArchive]:
         import storelet
 
         job = self.job(name)
@@ -205,7 +206,7 @@ class Reach:
         found = [
             each
             for place in self._places(job)
-            for each in storelet.list_archives(*place, password=password)
+            for each in storelet.list_archives(*place, password=password, versions=versions)
         ]
         return sorted(found, key=lambda archive: (archive.modified, archive.name))
 

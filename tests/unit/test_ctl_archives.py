@@ -302,3 +302,43 @@ def test_an_archive_is_verified(nights: Nights) -> None:
     assert nights.ctl("verify", "website").returncode == 0
     for part in ("0%", "101%", "half", "0.5"):
         assert nights.ctl("verify", "website", "--sample", part).returncode == 2
+
+
+@pytest.mark.parametrize("store", ["s3_server", "seaweedfs"])
+def test_a_deleted_archive_is_restored_while_its_version_lives(
+    request: pytest.FixtureRequest, store: str, tmp_path: Path
+) -> None:
+    bucket: Bucket = request.getfixturevalue(store)
+    bucket.client.put_bucket_versioning(
+        Bucket=bucket.name, VersioningConfiguration={"Status": "Enabled"}
+    )
+    tree = tmp_path / "tree"
+    make_strange_tree(tree)
+    place = storelet.S3(
+        bucket.name,
+        bucket.access_key,
+        bucket.secret_key,
+        prefix="web/",
+        endpoint_url=bucket.endpoint,
+        region_name="us-east-1",
+    )
+    with storelet.ZipBackup("website", destination=place) as backup:
+        backup.include_directory(tree)
+    (key,) = bucket.keys()
+    bucket.client.delete_object(Bucket=bucket.name, Key=key)
+    keys = {
+        "AWS_ACCESS_KEY_ID": bucket.access_key,
+        "AWS_SECRET_ACCESS_KEY": bucket.secret_key,
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": bucket.endpoint or "",
+    }
+    url = f"s3://{bucket.name}/web/"
+    assert ctl("archives", url, **keys).stdout == ""
+    done = ctl("archives", url, "--versions", "--json", **keys)
+    (deleted,) = json.loads(done.stdout)["archives"]
+    assert deleted["deleted"]
+    assert deleted["url"].startswith(f"s3://{bucket.name}/{key}?versionId=")
+    restored = ctl("restore", deleted["url"], "--target", str(tmp_path / "target"), **keys)
+    assert (restored.returncode, restored.stderr) == (0, "")
+    assert describe_tree(tmp_path / "target") == describe_tree(tree)
+    assert ctl("files", f"s3://{bucket.name}/{key}", **keys).returncode == 4
