@@ -20,10 +20,11 @@ from storelet.restore.listing import FOREIGN, StoredMember
 from storelet.restore.paths import RefusedError
 from storelet.zipformat import DEFLATED, STORED
 
-__all__ = ["check_readable", "crc_of", "end_of", "find_data", "measure", "unpack"]
+__all__ = ["METHODS", "check_readable", "crc_of", "end_of", "find_data", "measure", "unpack"]
 
-_BZIP2 = 12
+_BZIP2, _ENCRYPTED = 12, 99
 _OTHER_METHODS = {9: "Deflate64", 14: "LZMA", 93: "Zstandard", 95: "XZ", 98: "PPMd"}
+METHODS = {STORED, DEFLATED, _BZIP2, _ENCRYPTED, *_OTHER_METHODS}  # that are in use
 _LOCAL = struct.Struct("<4sHHHHHLLLHH")
 _BLOCK_BYTES = 1 << 20  # that come out at once, at most
 _MOST_DEFLATED = 1032  # RFC 1951: a bit less than two bits for 258 bytes

@@ -18,7 +18,7 @@ from array import array
 from collections.abc import Iterator
 
 from storelet.catalogue import DamagedError
-from storelet.restore.content import end_of, measure
+from storelet.restore.content import METHODS, end_of, measure
 from storelet.restore.endrecord import Catalogue, read_range
 from storelet.restore.listing import Listing, Read
 from storelet.zipformat import DEFLATED
@@ -28,6 +28,7 @@ __all__ = ["salvage"]
 _LEAST_GAP = 64  # bytes: neighbours may have less between them, in extra fields and descriptors
 _CHUNK_BYTES = 8 << 20
 _PIECE_BYTES = 1 << 20
+_MOST_EXTRA = 65_535 - 28  # beside the field for zip64 that is put in front
 _NOWHERE = 1 << 62  # more bytes than an archive has
 _MOST_READ = 8  # times a gap: what says that it ends and does not must not be sought for ever
 
@@ -108,26 +109,27 @@ class _Gap:
             if found is None:
                 at += len(_LOCAL)
                 continue
-            header, data, end = found
+            header, end = found
             yield header, min(end, self._stop)
             if end >= self._stop or self._get(end, 4) in _KNOWN:
                 at = end
             else:
-                at = data
-                self._left -= end - data
+                self._left -= end - at
+                at += _HEADER.size
 
-    def _read_header(self, at: int, shift: int) -> tuple[bytes, int, int] | None:
-        """Return the central header, and where the data begin and end; None where there is none."""
+    def _read_header(self, at: int, shift: int) -> tuple[bytes, int] | None:
+        """Return the central header, and where its member ends; None where there is none."""
         head = self._get(at, _HEADER.size)
         if len(head) < _HEADER.size:
             return None
         (_, needed, general, method, clock, date, crc, stored, size, name_length,
          extra_length) = _HEADER.unpack(head)  # fmt: skip
         data = at + _HEADER.size + name_length + extra_length
-        if not name_length or needed & 0xFF > _LATEST_VERSION or data > self._stop:
+        is_known = method in METHODS and needed & 0xFF <= _LATEST_VERSION
+        if not is_known or not name_length or data > self._stop:
             return None
         rest = self._get(at + _HEADER.size, name_length + extra_length)
-        name, extra = rest[:name_length], rest[name_length:]
+        name, extra = rest[:name_length], rest[name_length:][:_MOST_EXTRA]
         is_wide = _UINT32 in (size, stored) and extra[:2] == b"\1\0" and len(extra) >= 20
         if is_wide:
             size, stored = struct.unpack_from("<QQ", extra, 4)
@@ -137,9 +139,9 @@ class _Gap:
         wide = struct.pack("<HHQQQ", 1, 24, size, stored, at - shift)
         header = struct.pack(
             "<4sHHHHHHLLLHHHHHLL", _CENTRAL, _UNIX, needed, general, method, clock, date, crc,
-            _UINT32, _UINT32, name_length, len(wide) + extra_length, 0, 0, 0, 0, _UINT32,
+            _UINT32, _UINT32, name_length, len(wide) + len(extra), 0, 0, 0, 0, _UINT32,
         )  # fmt: skip
-        return header + name + wide + extra, data, end
+        return header + name + wide + extra, end
 
     def _find_end(
         self, data: int, general: int, method: int, *, is_wide: bool
