@@ -4,9 +4,11 @@ from storelet.abandoned import AbandonedUpload, abandoned
 from storelet.backup import NewDirectory, ZipBackup
 from storelet.destination.directory import Directory
 from storelet.destination.s3 import S3
+from storelet.destination.s3lock import Lock
 from storelet.encryption import Encryption
 from storelet.errors import (
     ArchiveExistsError,
+    ArchiveLockedError,
     ArchiveMissingError,
     CredentialsError,
     DamagedArchiveError,
@@ -58,6 +60,7 @@ __all__ = [
     "AbandonedUpload",
     "Added",
     "ArchiveExistsError",
+    "ArchiveLockedError",
     "ArchiveMissingError",
     "CredentialsError",
     "DamagedArchiveError",
@@ -70,6 +73,7 @@ __all__ = [
     "Figures",
     "Filling",
     "Keep",
+    "Lock",
     "MemberMissingError",
     "Moved",
     "NewDirectory",

@@ -19,6 +19,7 @@ from storelet.deflate import COMPRESSIONS, Compression
 from storelet.destination.contract import Destination
 from storelet.destination.directory import Directory
 from storelet.destination.s3 import S3
+from storelet.destination.s3lock import Lock
 from storelet.encryption import Encryption
 from storelet.errors import UsageError
 from storelet.label import Label
@@ -161,17 +162,18 @@ class ZipBackup:
         *,
         prefix: str = "",
         upload: Mapping[str, Any] | None = None,
+        lock: Lock | None = None,
         **client_options: Any,
     ) -> str:
         """Save the archive to an S3 bucket and return its URL.
 
         Keys left out come from boto3's own chain (environment, profile, instance role).
-        `upload` holds request options (`StorageClass`, …), further keywords go to boto3's
-        client (`region_name`, `endpoint_url`, …). Raises DestinationError.
+        `upload` holds request options (`StorageClass`, …), `lock` says for how long nobody may
+        delete the archive, further keywords go to boto3's client (`region_name`,
+        `endpoint_url`, …). Raises DestinationError.
         """
-        return self._save(
-            S3(bucket, access_key, secret_key, prefix=prefix, upload=upload, **client_options)
-        )
+        options = {"prefix": prefix, "upload": upload, "lock": lock, **client_options}
+        return self._save(S3(bucket, access_key, secret_key, **options))
 
     def save_to_directory(self, path: str | os.PathLike[str]) -> str:
         """Save the archive into a directory and return its URL. Raises DestinationError."""

@@ -13,6 +13,7 @@
         ├── CredentialsError         12    no key or password, a wrong key
         │   └── WrongPasswordError   12    the archive has another password
         ├── PermissionDeniedError    77    the key or the user may not
+        │   └── ArchiveLockedError   77    nobody may delete it yet
         └── ArchiveExistsError        1    the name is taken; nothing was overwritten
 
 A message is lower case, without a full stop, and names the file, job or bucket; a hint is
@@ -27,6 +28,7 @@ from collections.abc import Sequence
 
 __all__ = [
     "ArchiveExistsError",
+    "ArchiveLockedError",
     "ArchiveMissingError",
     "CredentialsError",
     "DamagedArchiveError",
@@ -117,6 +119,10 @@ class PermissionDeniedError(DestinationError, PermissionError):
     """The key or the user is known but may not do this."""
 
     exit_code = 77
+
+
+class ArchiveLockedError(PermissionDeniedError):
+    """A lock keeps the archive from being deleted for a time, whoever asks."""
 
 
 class ArchiveExistsError(DestinationError, FileExistsError):

@@ -11,7 +11,7 @@ from pydantic import BaseModel, SecretStr
 
 import storelet
 from storeletd import secrets
-from storeletd.items import SaveDirectory, SaveS3
+from storeletd.items import Lock, SaveDirectory, SaveS3
 from storeletd.jobs import Job, Settings
 
 __all__ = [
@@ -104,6 +104,8 @@ def _resolve_all(model: BaseModel) -> dict[str, Any]:
         match value:
             case None:
                 continue
+            case Lock():
+                values[name] = _make_lock(value)
             case BaseModel():
                 values[name] = _resolve_all(value)
             case secrets.SecretReference() | SecretStr():
@@ -111,3 +113,9 @@ def _resolve_all(model: BaseModel) -> dict[str, Any]:
             case _:
                 values[name] = value
     return values
+
+
+def _make_lock(lock: Lock) -> storelet.Lock:
+    if lock.mode == "governance":
+        return storelet.Lock(mode="GOVERNANCE", retain=lock.retain)
+    return storelet.Lock(mode="COMPLIANCE", retain=lock.retain)

@@ -25,6 +25,7 @@ from storeletd.values import (
     AnyText,
     BucketName,
     Command,
+    Duration,
     FileName,
     MemberName,
     Pattern,
@@ -42,6 +43,7 @@ __all__ = [
     "IncludeDirectory",
     "IncludeFile",
     "IncludeNewDir",
+    "Lock",
     "Save",
     "SaveDirectory",
     "SaveS3",
@@ -200,6 +202,19 @@ class Upload(SettingsModel):
         return value
 
 
+class Lock(SettingsModel):
+    """For how long nobody may delete an archive."""
+
+    mode: Literal["governance", "compliance"] = Field(
+        description="governance can be ended by a key with s3:BypassGovernanceRetention, compliance"
+        " by nobody at all.",
+        examples=["governance"],
+    )
+    retain: Duration = Field(
+        description="For how long, counted from when the archive is begun.", examples=["30d"]
+    )
+
+
 class SaveS3(SettingsModel):
     """Save the archive to an S3 bucket."""
 
@@ -231,6 +246,11 @@ class SaveS3(SettingsModel):
         "Session token, where access_key and secret_key are temporary.", {"env": "AWS_TOKEN"}
     )
     upload: Upload | None = setting("Options of the upload.", {"StorageClass": "STANDARD_IA"})
+    lock: Lock | None = setting(
+        "For how long nobody may delete an archive. The bucket must have been made with object"
+        " lock.",
+        {"mode": "governance", "retain": "30d"},
+    )
     region_name: Text | None = setting("Region of the bucket.", "eu-central-1")
     endpoint_url: Url | None = setting(
         "Where the store is, if it is not Amazon's.", "https://s3.example.org"

@@ -44,6 +44,7 @@ destination.directory   errors observer reuse destination.contract destination.m
                         destination.deletion
 destination.s3errors    errors
 destination.s3client    errors observer destination.contract
+destination.s3lock      errors destination.s3client destination.s3errors
 destination.s3object    errors destination.contract destination.s3client destination.s3errors
 destination.sending
 destination.s3deletion  errors observer destination.contract destination.deletion
@@ -53,7 +54,8 @@ destination.s3upload    errors observer reuse destination.contract destination.s
                         destination.s3errors destination.s3object destination.sending
 destination.s3          errors observer abandoned reuse destination.contract destination.mark
                         destination.deletion destination.s3client destination.s3errors
-                        destination.s3object destination.s3deletion destination.s3upload
+                        destination.s3lock destination.s3object destination.s3deletion
+                        destination.s3upload
 temporary               errors
 label                   errors zipformat catalogue source destination.contract destination.mark
 pruning                 errors observer zipformat retention label destination.contract
@@ -90,6 +92,7 @@ restore.opened          errors catalogue encryption destination.contract destina
                         restore.salvage
 backup                  errors observer source deflate encryption temporary label matching spooled
                         streamed destination.contract destination.directory destination.s3
+                        destination.s3lock
 """
 DAEMON = """
 expression

@@ -28,7 +28,7 @@ def delete_with_marks(archives: Sequence[Stored], delete: Callable[[Files], Fail
 
 
 def _join(failures: Failures) -> StoreletError:
-    """Return one error that says all, each reason once."""
+    """Return one error that says all, each reason once; it is of their kind, where that is one."""
     reasons: dict[tuple[type[StoreletError], str], list[str]] = {}
     for name, error in sorted(failures.items()):
         reasons.setdefault((type(error), error.message), []).append(name)
@@ -36,4 +36,6 @@ def _join(failures: Failures) -> StoreletError:
     for (kind, message), (first, *others) in reasons.items():
         who = first if not others else f"{first} and {len(others)} more"
         errors.append(kind(f"{who}: {message}", hint=failures[first].hint))
-    return join_errors(errors)
+    joined = join_errors(errors)
+    kinds = {type(each) for each in errors}
+    return kinds.pop()(joined.message, hint=joined.hint) if len(kinds) == 1 else joined

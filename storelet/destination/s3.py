@@ -19,6 +19,7 @@ from storelet.destination.mark import look_for_marks, mark_name, mark_text
 from storelet.destination.s3client import ATTEMPTS, Bucket
 from storelet.destination.s3deletion import delete_files
 from storelet.destination.s3errors import translating
+from storelet.destination.s3lock import Lock, check_lock
 from storelet.destination.s3object import find_object, look_at, put_object, stored
 from storelet.destination.s3upload import LIMITS, S3Upload, abort_upload
 from storelet.errors import ArchiveExistsError, DestinationError, UsageError
@@ -34,7 +35,10 @@ __all__ = ["S3"]
 _READ_BYTES = 64 << 10  # at once, a sign of life each
 
 # Of `upload`, what is not for its giver to say.
-_OURS = frozenset({"Body", "Bucket", "ChecksumAlgorithm", "IfMatch", "IfNoneMatch", "Key"})
+_OURS = frozenset(
+    {"Body", "Bucket", "ChecksumAlgorithm", "IfMatch", "IfNoneMatch", "Key"}
+    | {"ObjectLockMode", "ObjectLockRetainUntilDate"}  # said by `lock`
+)
 # Of `upload`, what concerns archives and not their marks.
 _NOT_OF_MARKS = frozenset({"Metadata", "StorageClass"})
 
@@ -42,8 +46,9 @@ _NOT_OF_MARKS = frozenset({"Metadata", "StorageClass"})
 class S3:
     """Keeps archives in a bucket, their keys beginning with `prefix`.
 
-    `upload` holds request options (`StorageClass`, `ServerSideEncryption`, …); `client_options`
-    go to boto3's client. Keys that are left out come from boto3's own chain.
+    `upload` holds request options (`StorageClass`, `ServerSideEncryption`, …); `lock` says for how
+    long nobody may delete an archive; `client_options` go to boto3's client. Keys that are left out
+    come from boto3's own chain.
     """
 
     def __init__(
@@ -54,11 +59,13 @@ class S3:
         *,
         prefix: str = "",
         upload: Mapping[str, Any] | None = None,
+        lock: Lock | None = None,
         **client_options: Any,
     ) -> None:
         self.bucket = bucket
         self.prefix = prefix
         self._upload_options = dict(upload or {})
+        self._lock = lock
         if ours := sorted(_OURS & self._upload_options.keys()):
             raise UsageError(
                 f"bucket {bucket}: upload holds what Storelet says itself: {', '.join(ours)}",
@@ -91,6 +98,9 @@ class S3:
             raise ArchiveExistsError(f"{self.prefix}{name} exists in {self}")
         options = {"ContentType": "application/zip", **self._upload_options}
         options["Metadata"] = {**options.get("Metadata", {}), **metadata}
+        if self._lock is not None:
+            check_lock(self._bucket)
+            options |= self._lock.options
         return S3Upload(self._bucket, self.prefix, name, options, size)
 
     def list_archives(self, backup: str | None) -> list[Stored]:

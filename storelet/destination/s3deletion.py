@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -27,7 +28,13 @@ from storelet.destination.s3errors import (
 )
 from storelet.destination.s3object import ChangedError, look_at
 from storelet.destination.sending import Sending
-from storelet.errors import CredentialsError, DestinationError, DestinationMissingError
+from storelet.errors import (
+    ArchiveLockedError,
+    CredentialsError,
+    DestinationError,
+    DestinationMissingError,
+    PermissionDeniedError,
+)
 from storelet.observer import report_moved
 
 if TYPE_CHECKING:
@@ -56,6 +63,7 @@ class _Deletion:
         self._bucket = bucket
         self._prefix = prefix
         self.failures: dict[str, DestinationError] = {}
+        self._locked: dict[str, datetime] = {}  # until when, as far as the store says it
 
     def delete(self, files: Files) -> None:
         """Delete no more than a batch's worth."""
@@ -84,7 +92,11 @@ class _Deletion:
             self.failures[archive.name] = DestinationError(said)
             return None
         report_moved()
-        return None if head is None else archive.name
+        if head is None:
+            return None
+        if (until := head.get("ObjectLockRetainUntilDate")) is not None:
+            self._locked[archive.name] = until
+        return archive.name
 
     def _delete_together(self, files: Files) -> Files:
         """Delete files by one request, and return those that must be tried one by one."""
@@ -160,4 +172,15 @@ class _Deletion:
         except DestinationError as error:
             if error.is_temporary:
                 raise
-            self.failures[name] = error
+            self.failures[name] = self._explain(name, error)
+
+    def _explain(self, name: str, error: DestinationError) -> DestinationError:
+        """Say until when it is locked, where that keeps it."""
+        until = self._locked.get(name)
+        if until is None or not isinstance(error, PermissionDeniedError):
+            return error
+        if until < datetime.now(UTC):
+            return error
+        when = f"{until.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+        locked = f"bucket {self._bucket.name} keeps it locked until {when}"
+        return ArchiveLockedError(locked, hint="it can be deleted then")

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from storelet.errors import (
+    ArchiveLockedError,
     CredentialsError,
     DestinationError,
     DestinationMissingError,
@@ -48,6 +49,7 @@ _TEMPORARY = {
 _TEMPORARY_STATUS = {408, 429, 500, 502, 503, 504}  # not 501, not implemented; 507, disk full
 _PERMISSIONS = {
     "write to": "s3:PutObject and s3:AbortMultipartUpload",
+    "write locked archives to": "s3:PutObject, s3:PutObjectRetention and s3:AbortMultipartUpload",
     "abort uploads in": "s3:AbortMultipartUpload",
     "copy in": "s3:GetObject",
     "delete from": "s3:DeleteObject",
@@ -55,8 +57,11 @@ _PERMISSIONS = {
     "list versions in": "s3:ListBucketVersions",
     "mark an archive in": "s3:PutObject",
     "read": "s3:GetObject",
+    "read the object lock of": "s3:GetBucketObjectLockConfiguration",
     "read versions in": "s3:GetObjectVersion",
 }
+# Codes and words of stores that keep an object from being deleted for a time.
+_LOCKED = re.compile(r"object.?lock|\bworm\b|immutab|retention|legal.?hold", re.IGNORECASE)
 _OTHER_REGION = {
     "301",
     "AuthorizationHeaderMalformed",
@@ -204,6 +209,10 @@ def _translate_answer(error: Exception, bucket: str, doing: str) -> StoreletErro
             f"bucket {bucket} refuses the key: {code}: {said}",
             hint="check access_key and secret_key",
         )
+    if doing == "delete from" and _LOCKED.search(f"{code} {said}"):
+        return ArchiveLockedError(
+            f"bucket {bucket} keeps it locked: {said}", hint="it can be deleted when that is over"
+        )
     if is_denied(error):
         return PermissionDeniedError(
             f"the key may not {doing} bucket {bucket}: {said}",
@@ -214,7 +223,10 @@ def _translate_answer(error: Exception, bucket: str, doing: str) -> StoreletErro
             f"bucket {bucket} is in another region: {said}", hint="give region_name"
         )
     if code == "InvalidObjectState":
-        return DestinationError(f"it is in a cold storage class of bucket {bucket}: {said}")
+        return DestinationError(
+            f"the archive is in a cold storage class of bucket {bucket}: {said}",
+            hint="have it restored for some days first: aws s3api restore-object",
+        )
     if code == "RequestTimeTooSkewed":
         return DestinationError(
             f"bucket {bucket} refuses this machine's time", hint="set the clock: timedatectl"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from typing import TYPE_CHECKING, Any
 
 from storelet.destination.contract import Stored
@@ -12,7 +14,7 @@ from storelet.errors import DestinationError
 if TYPE_CHECKING:
     from mypy_boto3_s3.type_defs import HeadObjectOutputTypeDef
 
-__all__ = ["ChangedError", "find_object", "look_at", "put_object", "stored"]
+__all__ = ["ChangedError", "find_object", "look_at", "md5_of", "put_object", "stored"]
 
 
 class ChangedError(DestinationError):
@@ -51,17 +53,27 @@ def look_at(bucket: Bucket, prefix: str, archive: Stored) -> HeadObjectOutputTyp
     return head
 
 
+def md5_of(data: bytes) -> dict[str, Any]:
+    """Return the parameter by which every store can check what arrives."""
+    digest = hashlib.md5(data, usedforsecurity=False).digest()
+    return {"ContentMD5": base64.b64encode(digest).decode()}
+
+
 def put_object(bucket: Bucket, options: dict[str, Any]) -> None:
-    """Put an object, without checksum where the store refuses those. Raises what boto3 does."""
+    """Put an object, with an MD5 where the store refuses checksums. Raises what boto3 does.
+
+    One that is to be locked wants either, and in the header: boto3 puts checksums behind the data.
+    """
     from botocore.exceptions import ClientError
 
+    checksum = {} if "ObjectLockMode" in options else bucket.checksum
     try:
-        bucket.client.put_object(**options, **bucket.checksum)
+        bucket.client.put_object(**options, **(checksum or md5_of(options["Body"])))
     except ClientError as error:
-        if not (bucket.checksum and are_checksums_refused(error)):
+        if not (checksum and are_checksums_refused(error)):
             raise
         bucket.forgo_checksums(error)
-        bucket.client.put_object(**options)
+        bucket.client.put_object(**options, **md5_of(options["Body"]))
 
 
 def stored(name: str, head: HeadObjectOutputTypeDef) -> Stored:

@@ -4,9 +4,13 @@ What fits one part is put as one object; anything larger goes as a multipart upl
 the archive before are its first parts, numbered from 1, since their number is known; fresh parts
 follow, and all are sent side by side.
 
-S3 checks what arrives, by a CRC-32 that is named when the upload begins, or, where there are
-copies, by the MD5 of each part that is not one: a checksum that is named makes stores read every
-copied byte once more (SeaweedFS took twice as long), and some then forget it at the end.
+S3 checks what arrives, by a CRC-32 that is named when the upload begins, or by the MD5 of each part
+that is no copy:
+
+- where there are copies: a checksum that is named makes stores read every copied byte once more
+  (SeaweedFS took twice as long), and some then forget it at the end;
+- where the archive is to be locked: S3 wants it in a header, and boto3 puts checksums behind;
+- where a store refuses checksums.
 
 Rules and limits: Amazon S3 User Guide, "Amazon S3 multipart upload limits"; API reference,
 CompleteMultipartUpload (with checksums part numbers are consecutive).
@@ -14,8 +18,6 @@ CompleteMultipartUpload (with checksums part numbers are consecutive).
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import logging
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,7 +34,7 @@ from storelet.destination.s3errors import (
     is_taken,
     translating,
 )
-from storelet.destination.s3object import find_object, put_object
+from storelet.destination.s3object import find_object, md5_of, put_object
 from storelet.destination.sending import Sending
 from storelet.errors import ArchiveExistsError, StoreletError
 from storelet.observer import UploadEnded, UploadOpened, report, report_moved
@@ -90,6 +92,8 @@ class S3Upload:
         self._target: dict[str, Any] = {"Bucket": bucket.name, "Key": prefix + name}
         self._own_id = uuid.uuid4().hex
         self._options = {**options, "Metadata": {**options["Metadata"], _OWN_ID: self._own_id}}
+        self._is_locked = "ObjectLockMode" in options
+        self._doing = "write locked archives to" if self._is_locked else "write to"
         self._expected = size  # bytes that are not copied
         self._size = 0  # bytes given so far, and copied
         self._buffer = bytearray()  # the part that is being filled, as large as it becomes
@@ -127,7 +131,7 @@ class S3Upload:
             self._give_part(self._take_buffer())
         with _copying(), translating(self._bucket.name, "copy in"):
             self._copies.collect()
-        with translating(self._bucket.name):
+        with translating(self._bucket.name, self._doing):
             self._parts.collect()
             self._finish_once()
         self._stop_sending()
@@ -145,7 +149,7 @@ class S3Upload:
 
     @property
     def _checksum(self) -> dict[str, Any]:
-        return {} if self._copied is not None else self._bucket.checksum
+        return {} if self._copied is not None or self._is_locked else self._bucket.checksum
 
     def _take_buffer(self) -> bytes:
         """Return what has been filled; the buffer is empty then."""
@@ -212,7 +216,7 @@ class S3Upload:
 
     def _give_part(self, data: bytes) -> None:
         """Send a part, while the next one is collected; wait where enough are on their way."""
-        with translating(self._bucket.name):
+        with translating(self._bucket.name, self._doing):
             if self._upload_id is None:
                 self._begin()
             if not self._parts.count:
@@ -247,14 +251,10 @@ class S3Upload:
         self._parts.start(partial(self._send_part, self._upload_id, number, data))
 
     def _send_part(self, upload_id: str | None, number: int, data: bytes) -> CompletedPartTypeDef:
-        check = self._checksum
-        if self._copied is not None:
-            digest = hashlib.md5(data, usedforsecurity=False).digest()
-            check = {"ContentMD5": base64.b64encode(digest).decode()}
         sent = self._bucket.client.upload_part(
             **self._target,
             **self._bucket.repeated,
-            **check,
+            **(self._checksum or md5_of(data)),
             UploadId=upload_id or "",
             PartNumber=number,
             Body=data,

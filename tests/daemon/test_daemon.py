@@ -14,6 +14,7 @@ import sys
 import textwrap
 import time
 import zipfile
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -223,6 +224,30 @@ def test_a_job_saves_to_s3_with_secrets_from_files_that_appear_nowhere(
     written = daemon.log() + json.dumps(daemon.request("GET", "/jobs/web")[1]) + json.dumps(done)
     assert secret not in written
     assert all(secret.encode() not in path.read_bytes() for path in daemon.state.iterdir())
+
+
+def test_a_job_locks_what_it_saves(daemon: Daemon, tree: Path, s3_server: Bucket) -> None:
+    name = f"{s3_server.name}-locked"
+    s3_server.client.create_bucket(Bucket=name, ObjectLockEnabledForBucket=True)
+    daemon.environment |= s3_server.environment
+    daemon.stop()
+    daemon.start()
+    write_job(
+        daemon,
+        "web.yaml",
+        f"""\
+        schedule: manual
+        include: [{{directory: {tree}}}]
+        save: [{{s3: {name}, lock: {{mode: governance, retain: 30d}}}}]
+        """,
+    )
+    done = run(daemon, "web")
+    assert done["outcome"] == "success", done
+    key = done["archives"][0]["url"].rpartition("/")[2]
+    head = s3_server.client.head_object(Bucket=name, Key=key)
+    assert head["ObjectLockMode"] == "GOVERNANCE"
+    left = head["ObjectLockRetainUntilDate"] - datetime.now(UTC)
+    assert timedelta(days=29, hours=23) < left < timedelta(days=30)
 
 
 def test_a_scheduled_run_happens_and_is_recorded(

@@ -647,6 +647,18 @@ def test_what_may_pass_by_itself_is_temporary_and_nothing_else(
     assert raised.value.is_temporary == is_temporary
 
 
+def test_an_archive_in_a_cold_storage_class_cannot_be_read_and_the_error_says_why(
+    s3_server: Bucket, small: bytes
+) -> None:
+    send(s3_server, s3_server.endpoint, small, upload={"StorageClass": "GLACIER"})
+    destination = open_s3(s3_server, s3_server.endpoint)
+    (archive,) = destination.list_archives("example")
+    with pytest.raises(storelet.DestinationError, match="the archive is in a cold") as raised:
+        destination.read(archive, 0, 1)
+    assert "restore-object" in str(raised.value.hint)
+    assert not raised.value.is_temporary
+
+
 @pytest.mark.parametrize(
     ("action", "permission"),
     [("ListObjectVersions", "s3:ListBucketVersions"), ("GetObject", "s3:GetObjectVersion")],

@@ -25,6 +25,7 @@ from storeletd.items import (
     SAVE_KINDS,
     IncludeDirectory,
     IncludeNewDir,
+    Lock,
     SaveS3,
     Upload,
 )
@@ -157,7 +158,8 @@ def test_constants_of_modules_are_the_settings_in_capitals() -> None:
 
 
 def all_models() -> list[type[BaseModel]]:
-    return [YamlSettings, ChangeDetection, Upload, *INCLUDE_KINDS.values(), *SAVE_KINDS.values()]
+    kinds = (*INCLUDE_KINDS.values(), *SAVE_KINDS.values())
+    return [YamlSettings, ChangeDetection, Lock, Upload, *kinds]
 
 
 @pytest.mark.parametrize("model", all_models())
@@ -173,7 +175,7 @@ def test_each_setting_has_a_description_and_an_example_that_is_good(model: type[
 
 def test_client_keywords_and_upload_options_are_known_to_boto3() -> None:
     keywords = set(inspect.signature(boto3.session.Session.client).parameters)
-    own = {"s3", "prefix", "access_key", "secret_key", "upload"}
+    own = {"s3", "prefix", "access_key", "secret_key", "upload", "lock"}
     assert set(SaveS3.model_fields) - own <= keywords
     service = botocore.session.get_session().get_service_model("s3")
     for operation in ("PutObject", "CreateMultipartUpload"):
@@ -435,6 +437,11 @@ SPOILT: list[dict[str, Any]] = [
     {"save": [BUCKET | {"upload": {"SSECustomerKey": "x"}}]},
     {"save": [BUCKET | {"upload": {"SSECustomerAlgorithm": "AES256"}}]},
     {"save": [BUCKET | {"upload": {"SSECustomerAlgorithm": "x", "SSECustomerKey": "x"}}]},
+    {"save": [BUCKET | {"lock": True}]},
+    {"save": [BUCKET | {"lock": {"mode": "governance"}}]},
+    {"save": [BUCKET | {"lock": {"mode": "soft", "retain": "30d"}}]},
+    {"save": [BUCKET | {"lock": {"mode": "governance", "retain": 0}}]},
+    {"save": [{"directory": "/a", "lock": {"mode": "governance", "retain": "30d"}}]},
 ]
 
 
