@@ -136,6 +136,8 @@ class _Gap:
         end = data + stored
         if general & _IS_STREAMED and not stored:
             crc, stored, size, end = self._find_end(data, general, method, is_wide=is_wide)
+        if end > self._stop:
+            stored = _NOWHERE
         wide = struct.pack("<HHQQQ", 1, 24, size, stored, at - shift)
         header = struct.pack(
             "<4sHHHHHHLLLHHHHHLL", _CENTRAL, _UNIX, needed, general, method, clock, date, crc,
@@ -157,7 +159,7 @@ class _Gap:
                     return crc, stored, size, at + layout.size
             at += len(_DESCRIPTOR)
         self._left -= self._stop - data
-        breaks_off = 0, _NOWHERE, 0, self._stop
+        breaks_off = 0, 0, 0, self._stop + 1
         if method != DEFLATED or general & _IS_ENCRYPTED or self._left <= 0:
             return breaks_off
         try:

@@ -92,9 +92,6 @@ def test_what_only_lacks_its_end_is_restored_with_all_metadata(
     assert any(NO_MODES in problem for problem in archive.problems) == bool(lost > 22)
 
 
-SMALLER = "it is smaller than its catalogue says"
-
-
 def test_what_comes_before_a_cut_is_restored(
     tmp_path: Path, whole: bytes, parsed: ParsedZip
 ) -> None:
@@ -109,10 +106,7 @@ def test_what_comes_before_a_cut_is_restored(
         files = {name: data for name, data in there.items() if not name.endswith(b"/")}
         assert contents_in(target) == files, cut
         assert len(result.refused) <= 1
-        for name, reason in result.refused:
-            assert name == name_at(parsed, cut)
-            # How long a local header is, only it knows.
-            assert reason in ("the archive ends before it does", SMALLER)
+        assert result.refused in ([], [(name_at(parsed, cut), "the archive ends before it does")])
         found = len(list(archive.members()))
         assert archive.problems[1:] == (
             [f"{found:,} members are in no catalogue: {NO_MODES}"] if found else []
