@@ -35,8 +35,9 @@ import ctypes, errno, platform, storelet, struct
 def refuse(*rules):
     calls = {
         "x86_64": (0xC000003E, {"openat": 257, "link": 86, "linkat": 265, "fsync": 74,
-                                "pread": 17}),
-        "aarch64": (0xC00000B7, {"openat": 56, "linkat": 37, "fsync": 82, "pread": 67}),
+                                "pread": 17, "fchown": 93, "fchownat": 260}),
+        "aarch64": (0xC00000B7, {"openat": 56, "linkat": 37, "fsync": 82, "pread": 67,
+                                 "fchown": 55, "fchownat": 54}),
     }
     architecture, numbers = calls[platform.machine()]
     def step(code, k, yes=0, no=0):

@@ -1,0 +1,182 @@
+"""Restores that are killed, that meet a full disk, or a file system that cannot do much."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+import storelet
+from tests.helpers import CLONE, wait_for
+from tests.scripts import REFUSING, run_script, run_with_mounts
+from tests.trees import describe_tree, make_strange_tree
+
+MIB = 1 << 20
+
+RESTORE = """
+import sys, storelet
+result = storelet.open_archive(sys.argv[1]).extract(sys.argv[2], overwrite=sys.argv[3])
+assert result.refused == [], result
+"""
+# What a file system without files that have no name says; and one without links and owners.
+NO_TEMPORARY = REFUSING + "refuse(('O_TMPFILE', errno.EOPNOTSUPP))\n"
+BARE = REFUSING + (
+    "refuse(('O_TMPFILE', errno.EOPNOTSUPP), ('link', errno.EPERM), ('linkat', errno.EPERM),"
+    " ('fchown', errno.EPERM), ('fchownat', errno.EPERM))\n"
+)
+# Kills itself and its helpers, as a power cut does, when so much has been read.
+KILLED = """
+import os, signal, sys, storelet
+class Deadly(storelet.Directory):
+    left = int(sys.argv[4])
+    def read(self, archive, offset, size):
+        self.left -= size
+        if self.left < 0:
+            os.killpg(0, signal.SIGKILL)
+        return super().read(archive, offset, size)
+path, name = os.path.split(sys.argv[1])
+kept = Deadly(path)
+storelet.OpenedArchive(kept, kept.find_archive(name)).extract(sys.argv[2], overwrite=sys.argv[3])
+"""
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Back up many small files, large ones, and all that is strange."""
+    top = tmp_path_factory.mktemp("restored")
+    source = top / "source"
+    make_strange_tree(source)
+    dice = random.Random(7)  # noqa: S311 - no secret
+    for number in range(400):
+        path = source / f"d{number % 9}" / f"{number}"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(dice.randbytes(number * 40))
+    for number in range(3):
+        (source / f"huge{number}").write_bytes(dice.randbytes(9 * MIB + number))
+    (source / "d1").chmod(0o555)
+    (top / "kept").mkdir()
+    with storelet.ZipBackup("tree", destination=storelet.Directory(top / "kept")) as backup:
+        backup.include_directory(source)
+    (path,) = (top / "kept").iterdir()
+    return path
+
+
+def source_of(archive: Path) -> Path:
+    return archive.parent.parent / "source"
+
+
+def kill_restore(before: str, archive: Path, target: Path, overwrite: str, after: int) -> None:
+    """Restore until so many bytes have been read, and not a step further."""
+    done = subprocess.run(
+        [sys.executable, "-c", before + KILLED, archive, target, overwrite, str(after)],
+        env={**os.environ, "PYTHONPATH": str(CLONE)},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        start_new_session=True,
+        timeout=120,
+    )
+    assert done.returncode == -9, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("before", ["", NO_TEMPORARY], ids=["nameless files", "temporary names"])
+@pytest.mark.parametrize("overwrite", ["never", "always"])
+def test_a_restore_that_was_killed_goes_on(
+    archive: Path, tmp_path: Path, before: str, overwrite: str
+) -> None:
+    target = tmp_path / "target"
+    target.mkdir()
+    left: set[str] = set()
+    for after in (MIB, 6 * MIB, 9 * MIB, 6 * MIB):
+        kill_restore(before, archive, target, overwrite, after)
+        left |= {path.name for path in target.rglob(".storelet-*")}
+        whole = {path.name: path for path in source_of(archive).glob("huge*")}
+        for path in target.glob("huge*"):
+            assert path.read_bytes() == whole[path.name].read_bytes()
+    assert bool(left) == bool(before), "it was killed amid a file"
+    run_script(before + RESTORE, archive, target, overwrite)
+    assert describe_tree(target) == describe_tree(source_of(archive))
+
+
+def test_what_another_restore_is_writing_is_left_to_it(archive: Path, tmp_path: Path) -> None:
+    """The first one stops amid a file; the second finds it locked and does all else."""
+    target, go_on = tmp_path / "target", tmp_path / "go on"
+    target.mkdir()
+    wait = f"while not os.path.exists({os.fspath(go_on)!r}): time.sleep(0.02)"
+    waiting = KILLED.replace("os.killpg(0, signal.SIGKILL)", wait).replace(
+        "import os", "import os, time"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", NO_TEMPORARY + waiting, archive, target, "never", str(15 * MIB)],
+        env={**os.environ, "PYTHONPATH": str(CLONE)},
+        stderr=subprocess.DEVNULL,
+    ) as first:
+        wait_for(lambda: is_begun(target))
+        again = RESTORE.replace("assert result.refused == []", "print(result.refused)")
+        second = run_script(NO_TEMPORARY + again, archive, target, "never")
+        assert "another restore is writing it" in second.stdout
+        go_on.touch()
+    assert first.returncode == 0
+    run_script(NO_TEMPORARY + RESTORE, archive, target, "never")
+    assert describe_tree(target) == describe_tree(source_of(archive))
+
+
+def is_begun(target: Path) -> bool:
+    """Tell whether a large file is being written."""
+    with suppress(FileNotFoundError):  # some are whole by now
+        return any(path.stat().st_size > MIB for path in target.glob(".storelet-*"))
+    return False
+
+
+def test_a_file_system_without_links_and_owners_gets_what_it_can_have(
+    archive: Path, tmp_path: Path
+) -> None:
+    target = tmp_path / "target"
+    for overwrite in ("never", "always"):
+        run_script(BARE + RESTORE, archive, target, overwrite)
+        found, expected = describe_tree(target), describe_tree(source_of(archive))
+        assert found.keys() == expected.keys()
+        differing = {name for name in expected if found[name] != expected[name]}
+        assert differing <= {"linked"}  # a file of its own now
+        assert (target / "linked").read_bytes() == (target / "directory" / "plain").read_bytes()
+
+
+def test_a_full_disk_ends_it_and_more_room_lets_it_go_on(archive: Path, tmp_path: Path) -> None:
+    script = """
+import os, storelet, sys
+archive = storelet.open_archive(sys.argv[1])
+filler = sys.argv[2] + "/filler"
+def fill(event):
+    if isinstance(event, storelet.Restored) and not os.path.exists(filler):
+        try:
+            with open(filler, "wb", buffering=0) as file:
+                while file.write(bytes(4096)):
+                    pass
+        except OSError:
+            pass
+def restore(patterns):
+    try:
+        with storelet.observe(fill):
+            archive.extract(sys.argv[2], patterns)
+    except storelet.RestoreError as error:
+        print(error)
+restore(["/huge*"])
+restore(["/d*/", "/huge1"])
+print([name for name in os.listdir(sys.argv[2]) if name.endswith(".part")])
+os.unlink(filler)
+open(filler, "wb").close()
+result = archive.extract(sys.argv[2], ["/d*/", "/huge1"])
+assert os.path.getsize(sys.argv[2] + "/huge1") == 9 * (1 << 20) + 1
+print(result.refused)
+"""
+    done = run_with_mounts('mount -t tmpfs -o size=20m none "$2"', script, archive, tmp_path)
+    no_room, full, left, refused = done.stdout.splitlines()
+    assert "there is no room for 28,311,5" in no_room
+    assert full.startswith("cannot restore")
+    assert full.endswith("No space left on device")
+    assert (left, refused) == ("[]", "[]")
