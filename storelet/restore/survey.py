@@ -118,9 +118,10 @@ def survey(
     """
     result = Survey()
     extents = _Extents()
-    owners: dict[str, tuple[int, StoredMember]] = {}  # who has a path
+    marks = array("q")  # of their paths: those themselves would take ten times as much memory
     for number, member in enumerate(listing.members()):
         extents.add(member, listing.end)
+        marks.append(number)
         if not is_wanted(member):
             result.take(member, Verdict.UNWANTED)
             continue
@@ -135,12 +136,28 @@ def survey(
             result.take(member, Verdict.REFUSED)
             result.refuse(number, member, str(error))
             continue
-        owner = owners.setdefault(path, (number, member))
-        if owner[0] != number and not (member.is_directory and owner[1].is_directory):
-            for each in (owner, (number, member)):
-                result.refuse(*each, "another member has the same name")
+        marks[number] = hash(path)
+    _refuse_twins(result, listing, find_path, marks)
     _refuse_overlapping(read, result, listing, extents)
     return result
+
+
+def _refuse_twins(
+    result: Survey, listing: Listing, find_path: Callable[[StoredMember], str], marks: array[int]
+) -> None:
+    """Refuse those that share a path, but for directories."""
+    ordered = sorted(range(len(marks)), key=marks.__getitem__)
+    alike = {
+        each for pair in pairwise(ordered) if marks[pair[0]] == marks[pair[1]] for each in pair
+    }
+    owners: dict[str, list[tuple[int, StoredMember]]] = {}
+    for number, member in listing.chosen(alike.__contains__):
+        if result.verdicts[number] not in (Verdict.UNWANTED, Verdict.REFUSED):
+            owners.setdefault(find_path(member), []).append((number, member))
+    for twins in owners.values():
+        if len(twins) > 1 and not all(member.is_directory for _, member in twins):
+            for number, member in twins:
+                result.refuse(number, member, "another member has the same name")
 
 
 def _refuse_overlapping(read: Read, result: Survey, listing: Listing, extents: _Extents) -> None:
