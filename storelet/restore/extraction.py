@@ -121,6 +121,8 @@ class Extraction:
             pool = stack.enter_context(ThreadPoolExecutor(count_cores()))
             if self._found.size + self._found.files * _FILE_BYTES > _LITTLE_BYTES:
                 stack.enter_context(crew)  # else it has no helpers
+            # Else whoever interrupts it waits for all large files that have not been begun.
+            stack.callback(pool.shutdown, wait=False, cancel_futures=True)
             large: list[Future[None]] = []
             small = self._small_files(lambda each: large.append(pool.submit(self._alone, each)))
             fetched = fetch_ahead(self._read, spans(small, self._listing.end))

@@ -7,7 +7,7 @@ import random
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, closing, suppress
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
@@ -161,7 +161,7 @@ class OpenedArchive:
         What cannot be restored is told in the result's `refused`, and the rest is.
         """
         path = os.fspath(target)
-        is_new = not os.path.isdir(path) or not os.listdir(path)
+        is_new = _is_empty(path)
         return self._extract(path, patterns, place, overwrite, dry_run=dry_run, is_new=is_new)
 
     def extract_in_place(
@@ -237,17 +237,18 @@ class OpenedArchive:
         try:
             if not dry_run or os.path.isdir(path):
                 root = open_root(path, make=not dry_run)
-            looked_at = None if root is None or is_new else Target(root, replace=False)
-            found = survey(
-                self._read,
-                self._listing,
-                _make_filter(patterns),
-                find_path,
-                looked_at,
-                overwrite,
-            )
-            if looked_at is not None:
-                looked_at.close()
+            with ExitStack() as stack:
+                looked_at = None
+                if root is not None and not is_new:
+                    looked_at = stack.enter_context(closing(Target(root, replace=False)))
+                found = survey(
+                    self._read,
+                    self._listing,
+                    _make_filter(patterns),
+                    find_path,
+                    looked_at,
+                    overwrite,
+                )
             if root is not None and path != "/":
                 _require_room(root, found.size, path)
             if found.encrypted is not None and not dry_run:
@@ -310,6 +311,14 @@ def _make_filter(patterns: Iterable[str]) -> Callable[[StoredMember], bool]:
     except (ValueError, re.error) as error:
         raise UsageError(f"pattern not understood: {error}") from error
     return lambda member: spec.match_file(member.name)
+
+
+def _is_empty(path: str) -> bool:
+    """Tell whether nothing is there yet; of what cannot be opened, opening it says more."""
+    try:
+        return not os.listdir(path)
+    except OSError:
+        return not os.path.lexists(path)
 
 
 def _require_room(root: int, size: int, path: str) -> None:
