@@ -727,6 +727,33 @@ def test_what_is_packed_by_other_methods_is_refused(scene: Scene) -> None:
     assert not paths_in(scene.target)
 
 
+def test_helpers_are_as_wary(scene: Scene) -> None:
+    """What is large is given to other processes, which see the same members."""
+    harmless = [
+        RawMember(name=b"harmless/%d" % number, content=bytes(1 << 20), method=8)
+        for number in range(17)
+    ]
+    bad = {
+        "crc": RawMember(name=b"crc", crc=1),
+        "name": RawMember(name=b"name", local_name=b"../planted"),
+        "bomb": RawMember(name=b"bomb", content=bytes(1 << 20), size=1 << 15, method=8),
+        "n" * 300: RawMember(name=b"n" * 300),
+        "through/link": RawMember(name=b"through/link"),
+        "stream": RawMember(name=b"stream", stored=b"none", method=8),
+        "bzip2": RawMember(name=b"bzip2", stored=b"none", method=12),
+    }
+    scene.target.mkdir()
+    (scene.target / "through").symlink_to(scene.outside)
+    odd = [
+        RawMember(name=b"odd%d" % number, extra=extra, mode=0o107777)
+        for number, extra in enumerate(ODD_FIELDS)
+    ]
+    refused = restore_beside_good(scene, *harmless, *odd, *bad.values())
+    assert refused.keys() == bad.keys()
+    assert len(list(scene.target.glob("harmless/*"))) == len(harmless)
+    assert len(list(scene.target.glob("odd*"))) == len(odd)
+
+
 def test_any_order_will_do(scene: Scene) -> None:
     members = [FIRST, *(RawMember(name=b"%d" % number) for number in range(40)), LAST]
     listed = [number * 5 % len(members) for number in range(len(members))]

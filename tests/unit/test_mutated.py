@@ -18,6 +18,7 @@ from tests.rawzip import RawMember, build_zip
 from tests.trees import describe_tree, make_strange_tree
 
 Contents = set[bytes]
+PASSWORD = "open sesame"
 SIGNATURES = (b"PK\1\2", b"PK\3\4", b"PK\5\6", b"PK\7\x08")
 NUMBERS = (0, 1, 0x7F, 0x80, 0xFF, 0x100, 0x7FFF, 0xFFFE, 0xFFFF, 0x10000, 1 << 31, 0xFFFFFFFF)
 
@@ -26,12 +27,17 @@ NUMBERS = (0, 1, 0x7F, 0x80, 0xFF, 0x100, 0x7FFF, 0xFFFE, 0xFFFF, 0x10000, 1 << 
 def archives(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[bytes, Contents]]:
     """Make good archives, each with what is in its members: Storelet's own, and another's."""
     top = tmp_path_factory.mktemp("good")
-    source, kept = top / "source", top / "kept"
+    source = top / "source"
     make_strange_tree(source)
-    kept.mkdir()
-    with storelet.ZipBackup("good", destination=storelet.Directory(kept)) as backup:
-        backup.include_directory(source)
-    (path,) = kept.iterdir()
+    own = []
+    for encryption in (None, storelet.Encryption(password=PASSWORD)):
+        kept = top / ("kept" if encryption is None else "encrypted")
+        kept.mkdir()
+        destination = storelet.Directory(kept)
+        with storelet.ZipBackup("good", destination=destination, encryption=encryption) as backup:
+            backup.include_directory(source)
+        (path,) = kept.iterdir()
+        own.append(path.read_bytes())
     contents = {
         os.readlink(os.fsencode(each)) if each.is_symlink() else each.read_bytes()
         for each in source.rglob("*")
@@ -43,7 +49,7 @@ def archives(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[bytes, Cont
         for n in range(40)
     ]
     return [
-        (path.read_bytes(), contents),
+        *((data, contents) for data in own),
         (build_zip(members, comment=b"a comment"), {each.content for each in members}),
     ]
 
@@ -107,9 +113,9 @@ def mutate(good: bytes, dice: random.Random) -> bytes:
     return bytes(data)
 
 
-@pytest.mark.parametrize("which", [0, 1], ids=["own", "another's"])
+@pytest.mark.parametrize("which", [0, 1, 2], ids=["own", "encrypted", "another's"])
 @settings(
-    max_examples=80,
+    max_examples=60,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
@@ -131,7 +137,8 @@ def test_what_comes_out_of_a_damaged_archive_is_right(
         before = describe_tree(outside), sorted(os.listdir(top)), os.lstat(top / "damaged.zip")[:7]
         target = top / "target"
         try:
-            assert_right(storelet.open_archive(top / "damaged.zip"), target, contents)
+            archive = storelet.open_archive(top / "damaged.zip", password=PASSWORD)
+            assert_right(archive, target, contents)
         except storelet.StoreletError as error:
             assert str(error)
         names = sorted(each for each in os.listdir(top) if each != "target")
@@ -152,6 +159,6 @@ def assert_right(archive: storelet.OpenedArchive, target: Path, contents: Conten
     for member in members:
         try:
             content = archive.read(member)
-        except storelet.DamagedArchiveError:
+        except (storelet.DamagedArchiveError, storelet.CredentialsError):
             continue
         assert content in contents or member.is_directory, member
