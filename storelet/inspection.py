@@ -157,7 +157,10 @@ def _is_member(data: bytes, header: Header, encryption: Encryption | None) -> bo
             content = _decrypt(stored, encryption, is_whole=is_whole)
         if header.method == DEFLATED:
             most = min(header.size + 1, _MOST_BYTES) if is_whole else _SAMPLE_BYTES
-            content = zlib.decompressobj(-zlib.MAX_WBITS).decompress(content, most)
+            stream = zlib.decompressobj(-zlib.MAX_WBITS)
+            content = stream.decompress(content, most)
+            if stream.eof and not is_whole:
+                return False  # by a wrong password, bytes may well be a stream: a short one
     except (zlib.error, DamagedError, WrongPasswordError):
         return False
     if not is_whole:

@@ -322,7 +322,7 @@ PROMISES = (
     ),
     Promise(
         "A job whose password is not to be had writes nothing",
-        "tests/daemon/test_encryption.py::"
+        "tests/daemon/test_encrypted_jobs.py::"
         "test_without_a_password_nothing_is_written_and_nothing_run",
         "storeletd/destinations.py",
         "    if settings.encryption is None:\n",
