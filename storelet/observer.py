@@ -185,7 +185,7 @@ class Restoring:
 class Restored:
     """A file or link was restored, or, where nothing is written, its content is right."""
 
-    path: str  # in the target
+    path: str  # in the target; empty where nothing is written
     member: str
     bytes: int  # of its content
 
@@ -314,7 +314,7 @@ def _log_event(event: Event) -> None:
             _log.info("Deleted %s (%d bytes): %s", _printable(url), size, reason)
         case NotPruned(destination=destination, reason=reason):
             _log.warning("Nothing is pruned in %s: %s", _printable(destination), reason)
-        case Restored(path=path):
+        case Restored(path=path) if path:
             _files_log.info("Restored file %s", _printable(path))
         case Refused(member=member, reason=reason):
             _log.warning("Refused %s: %s", _printable(member), reason)

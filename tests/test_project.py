@@ -77,14 +77,15 @@ restore.content         errors zipformat catalogue encryption restore.listing re
 restore.salvage         zipformat catalogue restore.endrecord restore.listing restore.content
 restore.target          errors restore.listing restore.paths
 restore.reading         restore.listing restore.content
+restore.comparing       restore.listing
 restore.survey          catalogue restore.listing restore.paths restore.content restore.reading
                         restore.target
-restore.unpacking       catalogue restore.listing restore.paths restore.content restore.reading
-                        restore.target
-restore.unpacker        crew restore.target restore.unpacking
+restore.unpacking       errors catalogue restore.listing restore.paths restore.content
+                        restore.comparing restore.reading restore.target
+restore.unpacker        crew restore.comparing restore.target restore.unpacking
 restore.extraction      errors observer catalogue deflate crew restore.listing restore.paths
-                        restore.content restore.reading restore.survey restore.target
-                        restore.unpacking
+                        restore.comparing restore.content restore.reading restore.survey
+                        restore.target restore.unpacking
 restore.places          errors destination.directory destination.s3
 restore.opened          errors catalogue encryption destination.contract destination.s3
                         restore.listing restore.paths restore.content restore.reading

@@ -23,13 +23,14 @@ from storelet.crew import Crew
 from storelet.deflate import count_cores
 from storelet.errors import RestoreError
 from storelet.observer import Refused, Restored, Restoring, report
+from storelet.restore.comparing import Comparison
 from storelet.restore.content import unpack
 from storelet.restore.listing import Listing, Read, StoredMember
 from storelet.restore.paths import RefusedError
 from storelet.restore.reading import Wanted, fetch_ahead, is_small, read_data, spans
 from storelet.restore.survey import Survey, Verdict
 from storelet.restore.target import Target
-from storelet.restore.unpacking import RETRY, Outcome, pack_task, unpack_task
+from storelet.restore.unpacking import Outcome, Sink, pack_task, unpack_task, unpack_to
 
 __all__ = ["Extraction", "Unpacked"]
 
@@ -49,6 +50,8 @@ class Unpacked:
     refused: list[tuple[str, str]] = field(default_factory=list)  # members, and why
     wanted: int = 0  # members that the patterns fit, directories too
     planned: int = 0  # files and symbolic links that were to be
+    compared: int = 0  # files that were compared with their sources
+    different: list[tuple[str, str]] = field(default_factory=list)  # from these, and how
 
 
 class Extraction:
@@ -130,7 +133,7 @@ class Extraction:
             packed = (((span, task), task) for span, task in work)
             for (span, task), answer in crew.pack(packed):
                 outcomes = (
-                    unpack_task(task, self._secret, self._target)
+                    unpack_task(task, self._secret, self._target or Comparison())
                     if answer is None
                     else answer.outcomes
                 )
@@ -179,30 +182,35 @@ class Extraction:
 
     def _take(self, wanted: Iterable[Wanted], outcomes: Iterable[Outcome]) -> None:
         for each, outcome in zip(wanted, outcomes, strict=True):
-            if outcome == RETRY:
+            if outcome is not None and outcome[0] == "retry":
                 self._alone(each)
-            elif outcome is None:
-                self._report_done(each)
             else:
-                reason, is_fatal = outcome
-                if is_fatal:
-                    raise RestoreError(f"cannot restore {each.member.name}: {reason}")
-                self._fail(each, reason)
+                self._take_one(each, outcome)
+
+    def _take_one(self, wanted: Wanted, outcome: Outcome) -> None:
+        became, reason = outcome or ("done", "")
+        match became:
+            case "fatal":
+                raise RestoreError(f"cannot restore {wanted.member.name}: {reason}")
+            case "refused":
+                self._fail(wanted, reason)
+            case _:
+                self._report_done(wanted, is_compared=became != "done")
+                if became == "different":
+                    self.result.different.append((wanted.member.name, reason))
 
     def _alone(self, wanted: Wanted) -> None:
         """Unpack one member by itself; in any thread."""
-        content = unpack(read_data(self._read, wanted.member), wanted.member, self._secret)
-        try:
-            if self._root is None:
-                for _ in content:
-                    pass
-            else:
-                with closing(Target(self._root, replace=self._replace)) as target:
-                    target.write(wanted.path, wanted.member, content)
-        except (DamagedError, RefusedError) as error:
-            self._fail(wanted, str(error))
-        else:
-            self._report_done(wanted)
+        stored = read_data(self._read, wanted.member)
+        with closing(self._open_sink()) as sink:
+            outcome = unpack_to(sink, wanted.path, wanted.member, stored, self._secret)
+        self._take_one(wanted, outcome)
+
+    def _open_sink(self) -> Sink:
+        """Return one for one thread."""
+        if self._root is None:
+            return Comparison()
+        return Target(self._root, replace=self._replace)
 
     def _make_links(self) -> None:
         assert self._target is not None or not self._links  # noqa: S101 - only there
@@ -252,11 +260,13 @@ class Extraction:
             except RefusedError as error:
                 self._refuse(wanted.member.name, str(error))
 
-    def _report_done(self, wanted: Wanted) -> None:
+    def _report_done(self, wanted: Wanted, *, is_compared: bool = False) -> None:
         with self._counting:
             self.result.files += 1
+            self.result.compared += is_compared
             self.result.size += wanted.member.size
-        report(Restored(path=wanted.path, member=wanted.member.name, bytes=wanted.member.size))
+        path = "" if self._root is None else wanted.path
+        report(Restored(path=path, member=wanted.member.name, bytes=wanted.member.size))
 
     def _fail(self, wanted: Wanted, reason: str) -> None:
         self._failed.add(wanted.number)

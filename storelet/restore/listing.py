@@ -59,6 +59,7 @@ class StoredMember(NamedTuple):
     stored_size: int  # bytes in the archive
     mode: int  # st_mode, type and permissions; usual ones where the archive has none
     mtime_ns: int  # since the epoch
+    ctime_ns: int | None  # likewise; None where the archive does not say
     uid: int | None  # None where the archive does not say
     gid: int | None
     crc: int  # of the content; 0 where encryption leaves it out
@@ -207,6 +208,7 @@ def _read_member(headers: bytes, at: int, shift: int) -> tuple[StoredMember, int
         stored,
         mode,
         private.mtime_ns if private else _read_mtime(fields, date, clock),
+        private.ctime_ns if private else None,
         uid,
         gid,
         crc,
@@ -300,6 +302,7 @@ def _read_owner(field: bytes) -> tuple[int | None, int | None]:
 
 class _Private(NamedTuple):
     mtime_ns: int
+    ctime_ns: int
     is_whole: bool
     link: bytes
     raw_name: bytes
@@ -319,6 +322,7 @@ def _read_private(field: bytes) -> _Private | None:
             raw_name = field[at + 2 : at + 2 + length]
     return _Private(
         int.from_bytes(fingerprint[:8], "little", signed=True),
+        int.from_bytes(fingerprint[8:16], "little", signed=True),
         not flags & TRUNCATED,
         group + fingerprint[8:24] if any(group) else b"",  # with ctime and inode
         raw_name,

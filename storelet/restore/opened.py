@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import re
+import socket
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing, suppress
@@ -184,20 +185,26 @@ class OpenedArchive:
         origin = Origin(record.sources)
         return self._extract("/", patterns, origin.place, overwrite, dry_run=dry_run, is_new=False)
 
-    def verify(self, *, sample: float = 1.0, turn: int | None = None) -> Unpacked:
+    def verify(
+        self, *, sample: float = 1.0, start: float | None = None, compare_source: bool = False
+    ) -> Unpacked:
         """Read members back and check them: where they are, what they are called, size and CRC.
 
-        All, or about the part `sample` of them, above 0 and up to 1: with `turn` counting up from
-        one call to the next, all come in turn; without, they are chosen at random. What is not
-        right is told in the result's `refused`; `problems` are those of the catalogue. Raises
+        All, or about the part `sample` of them, above 0 and up to 1: where each `start` is the one
+        before and `sample`, whole ones left out, all come in turn; without, they are chosen at
+        random. A member's turn is its name's, so it is the same in each archive of a backup.
+
+        What is not right is told in the result's `refused`; `problems` are those of the catalogue.
+        With `compare_source`, an archive that this host made is compared with what it was made of,
+        where that shows no change; `different` says what is not the same all the same. Raises
         StoreletError.
         """
         if not 0 < sample <= 1:
             raise UsageError(f"not a part of an archive: sample={sample}", hint="0.05 is 5 %")
-        start = random.random() if turn is None else turn * sample  # noqa: S311 - no secret
+        first = random.random() if start is None else start  # noqa: S311 - no secret
 
         def is_chosen(member: StoredMember) -> bool:
-            return (zlib.crc32(member.raw_name) / 2**32 - start) % 1 < sample
+            return (zlib.crc32(member.raw_name) / 2**32 - first) % 1 < sample
 
         chosen = is_chosen if sample < 1 else _make_filter(())
         found = survey(self._read, self._listing, chosen, lambda member: member.name, None, "never")
@@ -207,11 +214,26 @@ class OpenedArchive:
             self._read,
             self._listing,
             found,
-            lambda member: member.name,
+            self._make_source_finder() if compare_source else lambda _member: "",
             None,
             secret=self._secret,
             replace=False,
         ).run()
+
+    def _make_source_finder(self) -> Callable[[StoredMember], str]:
+        """Return what says where a member came from, empty where that is not on this host."""
+        record = self._listing.record
+        if record is None or record.host != socket.gethostname():
+            return lambda _member: ""
+        origin = Origin(record.sources)
+
+        def find_source(member: StoredMember) -> str:
+            try:
+                return origin.place(member)
+            except RefusedError:
+                return ""
+
+        return find_source
 
     def mark_bad(self, reason: str) -> None:
         """Mark the archive, one of Storelet's, as not to be trusted, for every host to see.

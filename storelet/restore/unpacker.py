@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 
 from storelet.crew import Work, serve
+from storelet.restore.comparing import Comparison
 from storelet.restore.target import Target
 from storelet.restore.unpacking import unpack_task
 
@@ -23,11 +24,11 @@ __all__ = ["main"]
 def main(arguments: Sequence[str]) -> int:
     """Unpack spans until the socket ends."""
     descriptor, memory, root, replace = arguments
-    target = None if root == "-" else Target(int(root), replace=replace == "replace")
+    sink = Comparison() if root == "-" else Target(int(root), replace=replace == "replace")
 
     def prepare(secret: bytes) -> Work:
         def work(room: memoryview, size: int) -> tuple[int, int, int]:
-            outcomes = marshal.dumps(unpack_task(room[:size], secret, target))
+            outcomes = marshal.dumps(unpack_task(room[:size], secret, sink))
             room[: len(outcomes)] = outcomes
             return 0, 0, len(outcomes)
 

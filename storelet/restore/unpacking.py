@@ -7,19 +7,23 @@ from __future__ import annotations
 
 import marshal
 from collections.abc import Iterator
+from typing import Literal
 
 from storelet.catalogue import DamagedError
+from storelet.errors import StoreletError
+from storelet.restore.comparing import Comparison, DifferentError
 from storelet.restore.content import find_data, unpack
 from storelet.restore.listing import StoredMember
 from storelet.restore.paths import RefusedError
 from storelet.restore.reading import Span
 from storelet.restore.target import Target
 
-__all__ = ["RETRY", "Outcome", "pack_task", "unpack_task"]
+__all__ = ["Outcome", "Sink", "pack_task", "unpack_task", "unpack_to"]
 
-# None: done. Else why not, and whether nothing else can be done either.
-Outcome = tuple[str, bool] | None
-RETRY: Outcome = ("", False)  # by itself: its local header is longer than could be known
+Sink = Target | Comparison  # where members go
+
+# None: done. Else what became of it, and why.
+Outcome = tuple[Literal["compared", "different", "retry", "refused", "fatal"], str] | None
 
 
 class _ShortError(Exception):
@@ -32,34 +36,38 @@ def pack_task(span: Span, data: bytes) -> bytes:
     return marshal.dumps((span.offset, data, members))
 
 
-def unpack_task(task: bytes | memoryview, secret: bytes, target: Target | None) -> list[Outcome]:
+def unpack_task(task: bytes | memoryview, secret: bytes, sink: Sink) -> list[Outcome]:
     """Unpack a span into a target, or only check it; return what became of each member."""
     offset, data, members = marshal.loads(task)  # noqa: S302 - from `pack_task`
     view = memoryview(data)
     outcomes = []
     for path, fields in members:
         member = StoredMember._make(fields)
-        outcomes.append(_unpack_one(view[member.offset - offset :], path, member, secret, target))
+        stored = _find(view[member.offset - offset :], member)
+        outcomes.append(unpack_to(sink, path, member, stored, secret))
     return outcomes
 
 
-def _unpack_one(
-    data: memoryview, path: str, member: StoredMember, secret: bytes, target: Target | None
+def unpack_to(
+    sink: Sink, path: str, member: StoredMember, stored: Iterator[bytes], secret: bytes
 ) -> Outcome:
+    """Unpack a member from what is stored of it; return what became of it.
+
+    Raises StoreletError where reading does.
+    """
     try:
-        content = unpack(_find(data, member), member, secret)
-        if target is not None:
-            target.write(path, member, content)
-        else:
-            for _ in content:
-                pass
+        is_compared = sink.write(path, member, unpack(stored, member, secret))
     except _ShortError:
-        return RETRY
+        return "retry", ""  # by itself: its local header is longer than could be known
+    except DifferentError as error:
+        return "different", str(error)
     except (DamagedError, RefusedError) as error:
-        return str(error), False
+        return "refused", str(error)
+    except StoreletError:  # some are an OSError, too
+        raise
     except OSError as error:
-        return error.strerror or str(error), True
-    return None
+        return "fatal", error.strerror or str(error)
+    return ("compared", "") if is_compared else None
 
 
 def _find(data: memoryview, member: StoredMember) -> Iterator[bytes]:

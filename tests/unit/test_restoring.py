@@ -153,10 +153,10 @@ def test_samples_in_turn_check_everything(archive: storelet.OpenedArchive) -> No
             checked.append(event.member)
 
     with storelet.observe(note):
-        for turn in range(7, 7 + 4):
-            archive.verify(sample=0.25, turn=turn)
+        for start in (0.75, 0, 0.25, 0.5):
+            archive.verify(sample=0.25, start=start)
     assert sorted(checked) == sorted(member.name for member in archive.members())
-    assert 0 < archive.verify(sample=0.5, turn=0).files < len(checked)
+    assert 0 < archive.verify(sample=0.5, start=0).files < len(checked)
     with pytest.raises(storelet.UsageError, match="not a part"):
         archive.verify(sample=0)
 
