@@ -21,11 +21,10 @@ from storelet.catalogue import Header
 from storelet.plan import Facts, Plan, Shelf
 from storelet.previous import Members, PreviousArchive
 from storelet.reuse import Span
-from storelet.zipformat import CHANGED, TRUNCATED
+from storelet.zipformat import CHANGED, RACY_NS, TRUNCATED
 
-__all__ = ["RACY_NS", "REREAD", "Match", "PlanMatch", "ReusePolicy", "SpoolMatch"]
+__all__ = ["REREAD", "Match", "PlanMatch", "ReusePolicy", "SpoolMatch"]
 
-RACY_NS = 2_000_000_000
 REREAD = timedelta(days=30)
 
 _NOT_WHOLE = CHANGED | TRUNCATED

@@ -30,6 +30,7 @@ __all__ = [
     "PRIVATE",
     "PRIVATE_ID",
     "PRIVATE_VERSION",
+    "RACY_NS",
     "STORED",
     "TRUNCATED",
     "ArchiveRecord",
@@ -56,6 +57,9 @@ CHANGED = 1  # the file changed while it was read
 TRUNCATED = 2  # a read error broke the file off
 HAS_RAW_NAME = 4
 HAS_RECORD = 8
+
+# A file that changed within so long of being read may have changed once more, unseen.
+RACY_NS = 2_000_000_000
 
 PRIVATE_ID = 0x6C53  # "Sl" in the file; not in APPNOTE's list of known identifiers
 PRIVATE_VERSION = 1

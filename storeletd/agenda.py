@@ -32,9 +32,10 @@ from storeletd.planner import (
     find_next_look,
     sane_decided_until,
 )
+from storeletd.records import Kind
 from storeletd.schedule import due_between, next_due
 
-__all__ = ["Agenda", "Standing", "describe_times", "find_host", "make_clock"]
+__all__ = ["Agenda", "Standing", "describe_times", "find_host", "find_owed", "make_clock"]
 
 _log = logging.getLogger("storeletd.agenda")
 
@@ -215,9 +216,9 @@ def needs_readiness(job: Job) -> bool:
     return job.language == "yaml" or job.settings.randomized_delay is not None
 
 
-def find_owed(history: History, name: str) -> Owed | None:
+def find_owed(history: History, name: str, kind: Kind = "backup") -> Owed | None:
     """Return the run that a job still owes: its newest is to be repeated. Raises HistoryError."""
-    run = history.last_attempt(name)
+    run = history.last_attempt(name, kind)
     if run is None or run.retry_at is None or run.finished_at is None:
         return None
     first = run if run.repeats is None else history.run(run.repeats) or run

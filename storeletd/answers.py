@@ -14,7 +14,9 @@ from storelet import StoreletError
 from storeletd.daemon import Daemon
 from storeletd.events import Logged, Progress, SavedArchive
 from storeletd.jobs import Job
+from storeletd.jobstate import JobState
 from storeletd.planner import FOREVER
+from storeletd.proofs import Proof, find_whole_since
 from storeletd.records import Run
 from storeletd.run import Message
 
@@ -78,11 +80,11 @@ def describe_run_whole(daemon: Daemon, run_id: int) -> dict[str, Any]:
 
 def describe_job(daemon: Daemon, job: Job, *, runs: int = 0) -> dict[str, Any]:
     """Return a job with how it stands, and its last `runs` runs, the newest first."""
-    active = daemon.runner.active(job.name)
+    active = daemon.runner.active(job.name, "backup")
     problems = [str(each) for each in daemon.problems if each.file == job.path]
     history = daemon.history
     newest = history.runs(job=job.name, limit=max(runs, 1))
-    last_run = active[0] if active else next(iter(newest), None)
+    last_run = active[0] if active else _find(newest, lambda _run: True, history.last)
     last_finished = _find(newest, lambda run: run.outcome is not None, history.last_finished)
     last_success = _find(newest, lambda run: run.outcome == "success", history.last_success)
     last_saved = _find(newest, lambda run: bool(run.archives), history.last_saved)
@@ -96,11 +98,13 @@ def describe_job(daemon: Daemon, job: Job, *, runs: int = 0) -> dict[str, Any]:
         "timezone": str(job.settings.timezone),
         **_describe_times(daemon, job),
         "problem": "\n".join(problems) or None,
-        "last_run": last_run and described[last_run.id],
+        "last_run": last_run and (described.get(last_run.id) or describe_run(last_run)),
         "last_finished": last_finished
         and (described.get(last_finished.id) or describe_run(last_finished)),
         "last_archive": last_saved and _describe_archive(last_saved.archives[-1]),
         "last_success": last_success and _iso(last_success.finished_at),
+        "verification": _describe_verification(daemon, job),
+        "prune_held": _describe_hold(daemon.states.get(job.name)),
         "runs": [described[run.id] for run in newest[:runs]],
     }
 
@@ -108,8 +112,8 @@ def describe_job(daemon: Daemon, job: Job, *, runs: int = 0) -> dict[str, Any]:
 def _find(
     newest: Sequence[Run], is_it: Callable[[Run], bool], ask: Callable[[str], Run | None]
 ) -> Run | None:
-    """Return the first that is it; ask the history only where it is older than these."""
-    found = next((run for run in newest if is_it(run)), None)
+    """Return the first backup that is it; ask the history only where it is older than these."""
+    found = next((run for run in newest if run.kind == "backup" and is_it(run)), None)
     return ask(newest[-1].job) if found is None and newest else found
 
 
@@ -118,11 +122,48 @@ def _describe_state(
 ) -> str:
     if active:
         return active[0].state
+    if any(run.state == "running" for run in daemon.runner.active(job.name, "verify")):
+        return "verifying"
     if problems:
         return "broken"
     if daemon.is_paused(job):
         return "paused"
     return "waiting" if daemon.readiness.reason(job.name) else "idle"
+
+
+def _describe_verification(daemon: Daemon, job: Job) -> dict[str, Any] | None:
+    """Return how archives of the job were verified; None where that never was nor will be."""
+    last = daemon.history.last_attempt(job.name, "verify")
+    if last is None and job.settings.verify is None:
+        return None
+    success = daemon.history.last_success(job.name, "verify")
+    return {
+        "outcome": last and last.outcome,
+        "finished_at": last and _iso(last.finished_at),
+        "message": last and last.message,
+        "hint": last and last.hint,
+        "proved_at": success and _iso(success.finished_at),
+        "proved_whole_since": success and _iso(_find_whole_since(daemon, success)),
+        "next_due": _iso(daemon.next_verification(job)),
+    }
+
+
+def _find_whole_since(daemon: Daemon, success: Run) -> datetime | None:
+    """Return since when all of the archives is proved, at all places of the last good one."""
+    places: dict[str, list[Proof]] = {}
+    for proof in daemon.history.proofs(success.job):
+        places.setdefault(proof.place, []).append(proof)
+    begun = success.begun_at or success.queued_at
+    current = [proofs for proofs in places.values() if proofs[0].proved_at >= begun]
+    wholes = [find_whole_since(proofs) for proofs in current]
+    return min(filter(None, wholes)) if wholes and all(wholes) else None
+
+
+def _describe_hold(state: JobState | None) -> dict[str, Any] | None:
+    """Return since when, and why, nothing is pruned."""
+    if state is None or state.held_since is None:
+        return None
+    return {"since": _iso(state.held_since), "why": state.held_why}
 
 
 def _describe_times(daemon: Daemon, job: Job) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from storeletd.planner import FOREVER, Decision
 from storeletd.readiness import Readiness
 from storeletd.runner import Runner
 from storeletd.sweep import abort_left_uploads
+from storeletd.verification import VerificationWatch
 
 __all__ = ["Daemon", "NoSuchJobError"]
 
@@ -48,12 +49,13 @@ class Daemon:
     def __init__(self, job_directory: JobDirectory, database: Database, *, max_runs: int) -> None:
         self.history = History(database)
         self.states = JobStates(database)
-        self.runner = Runner(self.history, max_runs=max_runs, ended=self._run_ended)
+        self.runner = Runner(self.history, self.states, max_runs=max_runs, ended=self._run_ended)
         self.readiness = Readiness(database.path.parent, ready=self._job_ready)
         self.started = _now()
         self._job_directory = job_directory
         self._agenda = Agenda(self.states, self.history, host=find_host())
         self._overdue = OverdueWatch(self.states, self.history)
+        self._verifications = VerificationWatch(self.states, self.history)
         self._alarm = Alarm(self.look)
         self._scanning = asyncio.Lock()
         self._problems_said: frozenset[JobProblem] = frozenset()
@@ -163,6 +165,19 @@ class Daemon:
             _log.info(f"Job {job.name} goes on", extra=extra)
             self.look()
 
+    def resume_prune(self, job: Job) -> None:
+        """Let archives be pruned again. Nothing happens where that is so."""
+        state = self._state(job)
+        if state.held_since is not None:
+            self.states.put(replace(state, held_since=None, held_why=None))
+            extra = journal.fields(event="prune-resumed", job=job.name)
+            _log.info(f"Archives of {job.name} are pruned again", extra=extra)
+            self.look()
+
+    def next_verification(self, job: Job) -> datetime | None:
+        """Return when the job's archives are verified next, as far as that is known."""
+        return self._verifications.next_due(job.name)
+
     def is_paused(self, job: Job) -> bool:
         """Whether no run of the job starts by itself now."""
         state = self.states.get(job.name)
@@ -178,13 +193,15 @@ class Daemon:
             for job in self._agenda.find_due(now):
                 self._decide(job, now)
             self._overdue.look(self.jobs.values(), now)
+            self._verify(now)
         except HistoryError as error:  # the next look does what this one has left
             _log.error("Not all that is due can be decided on yet: %s", error)
         self.states.write()
-        self._alarm.set(self._agenda.next_look())
+        looks = (self._agenda.next_look(), self._verifications.next_look(now))
+        self._alarm.set(min((each for each in looks if each is not None), default=None))
 
     def _decide(self, job: Job, now: datetime) -> None:
-        active = self.runner.active(job.name)
+        active = self.runner.active(job.name, "backup")
         standing = Standing(
             active_run=active[0].id if active else None,
             waiting=len(active) > 1,
@@ -205,6 +222,13 @@ class Daemon:
                 self.states.advance(job.name, decision.due.last)
         if not is_waiting:
             self.readiness.forget(job.name)
+
+    def _verify(self, now: datetime) -> None:
+        """Begin the verifications that are due; those of jobs that run come after that."""
+        for job, owed in self._verifications.find_due(self.jobs.values(), now):
+            if not self.runner.active(job.name):
+                cause = owed.cause if owed else "schedule"
+                self.runner.run(job, kind="verify", cause=cause, repeats=owed)
 
     def _record(self, name: str, decision: Decision, now: datetime) -> None:
         """Write down due times that start no run."""
@@ -234,6 +258,7 @@ class Daemon:
         """See whether a job waited for the run that ended, or has to repeat it."""
         self._agenda.touch(name)
         self._overdue.touch(name)
+        self._verifications.touch(name)
         self.look()
 
     def _job_ready(self, name: str) -> None:

@@ -16,10 +16,12 @@ __all__ = [
     "Ended",
     "EndedUpload",
     "Event",
+    "Held",
     "Logged",
     "Noted",
     "OpenedUpload",
     "Progress",
+    "Proved",
     "SavedArchive",
     "SkippedEntry",
     "conclude",
@@ -92,6 +94,23 @@ class Noted:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Proved:
+    """A part of an archive was read back and is right; see `proofs`."""
+
+    place: str  # the destination that has it
+    archive: str  # URL
+    first: int  # point on the circle
+    size: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """The run looks like a disaster: nothing is to be pruned until somebody has looked."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OpenedUpload:
     """A multipart upload was begun; what is sent costs money until it is ended."""
 
@@ -125,6 +144,8 @@ Event = (
     | SkippedEntry
     | SavedArchive
     | Noted
+    | Proved
+    | Held
     | OpenedUpload
     | EndedUpload
     | Ended

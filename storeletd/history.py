@@ -20,7 +20,19 @@ from datetime import datetime, timedelta
 
 from storeletd.database import Database, HistoryError
 from storeletd.events import OpenedUpload, SkippedEntry
-from storeletd.records import COLUMNS, EXIT_CODES, Run, to_number, to_row, to_run, to_text, to_texts
+from storeletd.proofs import Proof, find_needed
+from storeletd.records import (
+    COLUMNS,
+    EXIT_CODES,
+    Kind,
+    Run,
+    to_number,
+    to_row,
+    to_run,
+    to_text,
+    to_texts,
+    to_time,
+)
 from storeletd.schedule import Due
 
 __all__ = ["History"]
@@ -45,6 +57,7 @@ class History:
         self,
         *,
         job: str,
+        kind: Kind = "backup",
         cause: str,
         due: Due | None,
         now: datetime,
@@ -55,6 +68,7 @@ class History:
         run = Run(
             id=self._next_id(),
             job=job,
+            kind=kind,
             cause=cause,
             state="queued",
             due=due,
@@ -134,24 +148,29 @@ class History:
             return self._runs("ORDER BY id DESC LIMIT ?", limit)
         return self._runs("WHERE job = ? ORDER BY id DESC LIMIT ?", job, limit)
 
+    def last(self, job: str) -> Run | None:
+        """Return the job's newest backup, whatever its state."""
+        return self._last(job, "true")
+
     def last_finished(self, job: str) -> Run | None:
-        """Return the job's newest run that has an outcome."""
+        """Return the job's newest backup that has an outcome."""
         return self._last(job, "state = 'finished'")
 
-    def last_attempt(self, job: str) -> Run | None:
-        """Return the job's newest run that was to do something, and is over."""
+    def last_attempt(self, job: str, kind: Kind = "backup") -> Run | None:
+        """Return the job's newest run of a kind that was to do something, and is over."""
         # A job's own code may have skipped it: then it has begun.
         return self._last(
             job,
             "state = 'finished' AND (begun_at NOTNULL OR outcome NOT IN ('skipped', 'missed'))",
+            kind,
         )
 
-    def last_success(self, job: str) -> Run | None:
-        """Return the job's newest run that was a success."""
-        return self._last(job, "outcome = 'success'")
+    def last_success(self, job: str, kind: Kind = "backup") -> Run | None:
+        """Return the job's newest run of a kind that was a success."""
+        return self._last(job, "outcome = 'success'", kind)
 
     def last_good(self, job: str) -> Run | None:
-        """Return the job's newest run that left an archive everywhere it should."""
+        """Return the job's newest backup that left an archive everywhere it should."""
         return self._last(job, "outcome IN ('success', 'partial')")
 
     def last_saved(self, job: str) -> Run | None:
@@ -195,6 +214,25 @@ class History:
         rows = self._database.rows(statement, job)
         return tuple(OpenedUpload(**row) for row in map(dict, rows))
 
+    def add_proof(self, job: str, proof: Proof) -> None:
+        """Remember what was verified, and of what is known of that place only what is needed."""
+        before = [each for each in self.proofs(job) if each.place == proof.place]
+        rows = [_to_proof_row(job, each) for each in find_needed([proof, *before])]
+        with self._database.transaction() as database:
+            which = (job, to_text(proof.place))
+            database.execute("DELETE FROM proof WHERE job = ? AND place = ?", which)
+            # The newest comes last.
+            database.executemany("INSERT INTO proof VALUES (?, ?, ?, ?, ?, ?)", reversed(rows))
+
+    def proofs(self, job: str) -> tuple[Proof, ...]:
+        """Return what was verified of a job's archives, the newest first."""
+        statement = (
+            "SELECT place, archive, first, size, proved_at FROM proof WHERE job = ?"
+            " ORDER BY rowid DESC"
+        )
+        rows = map(dict, self._database.rows(statement, job))
+        return tuple(Proof(**{**row, "proved_at": to_time(row["proved_at"])}) for row in rows)
+
     def forget_old(self, *, now: datetime) -> Iterator[int]:
         """Forget the runs that are older than KEPT_DAYS and than KEPT_RUNS of their job.
 
@@ -223,7 +261,8 @@ class History:
             "SELECT id, queued_at FROM run WHERE job = ?1 AND id <="
             " (SELECT id FROM run WHERE job = ?1 ORDER BY id DESC LIMIT 1 OFFSET ?2)"
             " AND id NOT IN (SELECT run FROM upload) AND id IS NOT (SELECT max(id) FROM run"
-            " WHERE job = ?1 AND outcome IN ('success', 'partial')) ORDER BY id LIMIT ?3"
+            " WHERE job = ?1 AND kind = 'backup' AND outcome IN ('success', 'partial'))"
+            " ORDER BY id LIMIT ?3"
         )
         with self._database.transaction() as database:
             rows = database.execute(next_to_go, (job, KEPT_RUNS, _FORGET_AT_ONCE)).fetchall()
@@ -272,13 +311,24 @@ class History:
                 (values["due_last"], run.job),
             )
 
-    def _last(self, job: str, condition: str) -> Run | None:
-        found = self._runs(f"WHERE job = ? AND {condition} ORDER BY id DESC LIMIT 1", job)
-        return next(iter(found), None)
+    def _last(self, job: str, condition: str, kind: Kind = "backup") -> Run | None:
+        which = f"WHERE job = ? AND kind = '{kind}' AND {condition} ORDER BY id DESC LIMIT 1"
+        return next(iter(self._runs(which, job)), None)
 
     def _runs(self, which: str, *values: object) -> tuple[Run, ...]:
         statement = f"SELECT {', '.join(COLUMNS)} FROM run {which}"  # noqa: S608 - ours alone
         return tuple(map(to_run, self._database.rows(statement, *values)))
+
+
+def _to_proof_row(job: str, proof: Proof) -> tuple[object, ...]:
+    return (
+        job,
+        to_text(proof.place),
+        to_text(proof.archive),
+        proof.first,
+        proof.size,
+        to_number(proof.proved_at),
+    )
 
 
 def _lose(run: Run, now: datetime) -> Run:

@@ -1,9 +1,10 @@
 """Job states: what is remembered of a job beside its runs.
 
 Until when its due times are decided, and by what schedule they were reckoned; whether it is
-paused; whether it is overdue. All of it is in memory, and `write` puts it into the history's
-database for the next daemon: of all jobs at once, as a thousand transactions of their own take ten
-seconds on a slow disk. One that cannot be written is written later: what was decided stays decided.
+paused; whether it is overdue; why nothing is pruned. All of it is in memory, and `write` puts it
+into the history's database for the next daemon: of all jobs at once, as a thousand transactions of
+their own take ten seconds on a slow disk. One that cannot be written is written later: what was
+decided stays decided.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ __all__ = ["JobState", "JobStates"]
 
 _log = logging.getLogger("storeletd.jobstate")
 
+_TEXTS = ("name", "schedule", "held_why")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobState:
@@ -32,6 +35,8 @@ class JobState:
     known_since: datetime
     paused_until: datetime | None = None  # due times up to then are in a pause
     overdue_since: datetime | None = None
+    held_since: datetime | None = None  # nothing is pruned until somebody has looked
+    held_why: str | None = None
 
     def times(self) -> tuple[Schedule, ZoneInfo] | None:
         """Return the schedule that was the job's when it was last looked at, if it had one."""
@@ -90,7 +95,8 @@ class JobStates:
             with self._database.transaction() as database:
                 database.executemany(
                     "INSERT OR REPLACE INTO job (name, schedule, decided_until, known_since,"
-                    " paused_until, overdue_since) VALUES (?, ?, ?, ?, ?, ?)",
+                    " paused_until, overdue_since, held_since, held_why)"
+                    " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                     rows,
                 )
         except HistoryError as error:
@@ -110,6 +116,8 @@ def _to_row(state: JobState) -> tuple[object, ...]:
         to_number(state.known_since),
         state.paused_until and to_number(state.paused_until),
         state.overdue_since and to_number(state.overdue_since),
+        state.held_since and to_number(state.held_since),
+        state.held_why and to_text(state.held_why),
     )
 
 
@@ -117,6 +125,6 @@ def _to_state(row: dict[str, object]) -> JobState:
     times = {
         name: None if value is None else to_time(int(str(value)))
         for name, value in row.items()
-        if name not in ("name", "schedule")
+        if name not in _TEXTS
     }
     return JobState(**{**row, **times})  # type: ignore[arg-type] # the columns are its fields

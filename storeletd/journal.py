@@ -34,6 +34,8 @@ MESSAGE_IDS = {
     "job-resumed": "f25a8b0369e7412d86d0c1fb47e95dbb",
     "run-begun": "3b7ac9e2d86f4f15a1c04d9b52e87f55",
     "run-finished": "e4f08b61c9d34b7d9c3a5f827b10d666",
+    "prune-held": "a94f0c6be1d54d27b8a3e60f5c1d2a88",
+    "prune-resumed": "a94f0c6be1d54d27b8a3e60f5c1d2a99",
     "run-lost": "51c6d9f7023e4e8fa6b9d3c4870ea777",
 }
 

@@ -22,6 +22,9 @@ _METRICS = {
     "storelet_job_overdue": "Whether no archive was saved for longer than max_age.",
     "storelet_job_paused": "Whether the job is paused.",
     "storelet_job_running": "Whether a run is on.",
+    "storelet_job_last_verify_exit_code": "How the last verification ended: 0 is success.",
+    "storelet_job_last_verify_success_timestamp_seconds": "When the last good one ended.",
+    "storelet_job_prune_held": "Whether nothing is pruned until somebody has looked.",
 }
 
 
@@ -57,5 +60,17 @@ def _measure(daemon: Daemon, job: Job) -> Iterator[tuple[str, float]]:
     state = daemon.states.get(job.name)
     yield "storelet_job_overdue", int(state is not None and state.overdue_since is not None)
     yield "storelet_job_paused", int(daemon.is_paused(job))
-    active = daemon.runner.active(job.name)
+    yield "storelet_job_prune_held", int(state is not None and state.held_since is not None)
+    yield from _measure_verification(daemon, job)
+    active = daemon.runner.active(job.name, "backup")
     yield "storelet_job_running", int(any(run.state == "running" for run in active))
+
+
+def _measure_verification(daemon: Daemon, job: Job) -> Iterator[tuple[str, float]]:
+    last = daemon.history.last_attempt(job.name, "verify")
+    if last is not None and last.exit_code is not None:
+        yield "storelet_job_last_verify_exit_code", last.exit_code
+    success = daemon.history.last_success(job.name, "verify")
+    if success is not None and success.finished_at is not None:
+        name = "storelet_job_last_verify_success_timestamp_seconds"
+        yield name, success.finished_at.timestamp()

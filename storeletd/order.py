@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Literal
 
+from storeletd.brake import Measure
 from storeletd.events import OpenedUpload
 from storeletd.jobs import Job
 
-__all__ = ["Order"]
+__all__ = ["Order", "Sample"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """Which part of the newest archive at each place is to be verified."""
+
+    part: float  # of all members, up to 1
+    firsts: Mapping[str, int] = field(default_factory=dict)  # where it begins; see `proofs`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,8 +27,12 @@ class Order:
     """A job, what to do for it, and what its earlier runs have left."""
 
     job: Job
-    kind: Literal["backup", "abort", "ask"]  # abort `uploads`, ask destinations: those are no runs
-    uploads: tuple[OpenedUpload, ...]  # to be aborted, before anything is sent to their buckets
+    # abort `uploads`, ask destinations: those are no runs
+    kind: Literal["backup", "verify", "abort", "ask"]
+    uploads: tuple[OpenedUpload, ...] = ()  # aborted before anything is sent to their buckets
+    before: Measure | None = None  # the last good backup
+    held_why: str | None = None  # nothing is to be pruned
+    sample: Sample | None = None  # what to verify
 
     def to_json(self) -> str:
         """Return the order for a worker; it may hold secrets in plain text."""
@@ -27,6 +41,9 @@ class Order:
                 "job": self.job.to_json(),
                 "kind": self.kind,
                 "uploads": [asdict(upload) for upload in self.uploads],
+                "before": self.before and asdict(self.before),
+                "held_why": self.held_why,
+                "sample": self.sample and asdict(self.sample),
             }
         )
 
@@ -38,4 +55,7 @@ class Order:
             job=Job.from_json(values["job"]),
             kind=values["kind"],
             uploads=tuple(OpenedUpload(**upload) for upload in values["uploads"]),
+            before=values["before"] and Measure(**values["before"]),
+            held_why=values["held_why"],
+            sample=values["sample"] and Sample(**values["sample"]),
         )

@@ -95,7 +95,7 @@ class Readiness:
 
         try:
             async with self._asking, asyncio.timeout(_ASK_SECONDS):
-                order = Order(job=job, kind="ask", uploads=())
+                order = Order(job=job, kind="ask")
                 worker = await start_worker(order, self._state_directory)
                 await worker.see_through(take, lambda _line: None)
         except TimeoutError:

@@ -19,6 +19,7 @@ from storeletd.schedule import Due
 __all__ = [
     "COLUMNS",
     "EXIT_CODES",
+    "Kind",
     "Run",
     "to_number",
     "to_row",
@@ -40,6 +41,7 @@ EXIT_CODES = {
     "cancelled": 143,
 }
 
+Kind = Literal["backup", "verify"]
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -49,7 +51,7 @@ class Run:
 
     id: int
     job: str
-    kind: str = "backup"
+    kind: Kind = "backup"
     cause: str  # schedule, manual, catch-up, retry
     state: Literal["queued", "running", "finished"]
     outcome: str | None = None  # None until finished

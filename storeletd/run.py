@@ -19,20 +19,23 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Literal
 
 from storeletd import journal
+from storeletd.brake import Measure
 from storeletd.database import HistoryError
 from storeletd.events import (
     Busy,
     Ended,
     EndedUpload,
+    Held,
     Logged,
     Noted,
     OpenedUpload,
     Progress,
+    Proved,
     SavedArchive,
     SkippedEntry,
     conclude,
@@ -40,11 +43,13 @@ from storeletd.events import (
 )
 from storeletd.history import KEPT_SKIPPED, History
 from storeletd.jobs import Job, make_printable
+from storeletd.jobstate import JobStates
 from storeletd.launch import start_worker
 from storeletd.limits import TimeLimits
-from storeletd.order import Order
+from storeletd.order import Order, Sample
 from storeletd.planner import find_retry
 from storeletd.process import WorkerProcess
+from storeletd.proofs import Proof, find_next
 from storeletd.records import EXIT_CODES, Run
 
 __all__ = ["ActiveRun", "Message"]
@@ -73,13 +78,23 @@ class Message:
 class ActiveRun:
     """One run that waits or is on."""
 
-    def __init__(self, job: Job, run: Run, history: History) -> None:
+    def __init__(
+        self,
+        job: Job,
+        run: Run,
+        history: History,
+        states: JobStates,
+        *,
+        sample: float | None = None,
+    ) -> None:
         self.job = job
         self.run = run
         self.lines: deque[Logged] = deque(maxlen=OUTPUT_LINES)
         self.task: asyncio.Task[None] | None = None
         self.is_recorded = False  # whether its outcome is in history
         self._history = history
+        self._states = states
+        self._sample = sample  # of a verification, if not what the job says
         self._process: WorkerProcess | None = None
         self._ending: Ended | None = None  # how we ended it, whatever the worker says
         self._last_word: Ended | None = None
@@ -168,28 +183,50 @@ class ActiveRun:
 
     def _begin(self) -> None:
         self.run = self._history.start(self.run, now=_now())
-        message = f"Run {self.run.id} of {self.job.name} begins ({self.run.cause})"
+        what = "" if self.run.kind == "backup" else f"{self.run.kind}, "
+        message = f"Run {self.run.id} of {self.job.name} begins ({what}{self.run.cause})"
         self._log(logging.INFO, message, event="run-begun")
         self._publish(Message("state", self.run))
 
     async def _run_worker(self) -> int:
         """Start the worker and see it through; return its exit status."""
-        order = Order(job=self.job, kind="backup", uploads=self._find_left_uploads())
-        self._process = await start_worker(order, self._history.path.parent)
+        self._process = await start_worker(self._make_order(), self._history.path.parent)
         if self._ending:  # cancelled while it was being started
             self._process.terminate()
         with self._limits:
             return await self._process.see_through(self._take_event, self._take_output)
 
+    def _make_order(self) -> Order:
+        if self.run.kind == "verify":
+            return Order(job=self.job, kind="verify", sample=self._find_sample())
+        state, before = self._states.get(self.job.name), None
+        uploads: tuple[OpenedUpload, ...] = ()
+        try:
+            uploads = self._history.left_uploads(self.job.name)
+            before = self._history.last_good(self.job.name)
+        except HistoryError as error:  # the job's next run aborts them
+            _log.error("What earlier runs have left cannot be looked up: %s", error)
+        return Order(
+            job=self.job,
+            kind="backup",
+            uploads=uploads,
+            before=_measure(before),
+            held_why=state.held_why if state else None,
+        )
+
+    def _find_sample(self) -> Sample:
+        said = self.job.settings.verify
+        part = self._sample or (said.sample if said else 1.0)
+        proofs = self._history.proofs(self.job.name)
+        places = {proof.place for proof in proofs}
+        firsts = {
+            place: find_next([proof for proof in proofs if proof.place == place])
+            for place in places
+        }
+        return Sample(part=part, firsts=firsts)
+
     def _time_out(self, why: str, is_idle: bool) -> None:
         self.end(Ended(outcome="timeout", message=why, is_temporary=is_idle))
-
-    def _find_left_uploads(self) -> tuple[OpenedUpload, ...]:
-        try:
-            return self._history.left_uploads(self.job.name)
-        except HistoryError as error:  # the job's next run aborts them
-            _log.error("Uploads that earlier runs have left cannot be looked up: %s", error)
-            return ()
 
     def _find_retry(self, ended: Ended, now: datetime) -> datetime | None:
         """Return when the run is to be repeated, where what ended it may pass by itself.
@@ -229,6 +266,10 @@ class ActiveRun:
                 self.run = replace(self.run, notes=(*self.run.notes, message))
             case OpenedUpload() | EndedUpload():
                 self._take_upload(event)
+            case Proved():
+                self._take_proof(event)
+            case Held(why=why):
+                self._hold(why)
             case Ended():
                 self._last_word = self._last_word or event
 
@@ -241,6 +282,24 @@ class ActiveRun:
                 self._history.end_upload(self.job.name, event.upload_id)
         except HistoryError as error:  # the bucket's lifecycle rule is what remains
             _log.error("An upload of run %d is not in history: %s", self.run.id, error)
+
+    def _take_proof(self, event: Proved) -> None:
+        proof = Proof(**asdict(event), proved_at=_now())
+        try:
+            self._history.add_proof(self.job.name, proof)
+        except HistoryError as error:  # it is proved once more then
+            _log.error("What run %d has verified is not in history: %s", self.run.id, error)
+
+    def _hold(self, why: str) -> None:
+        state = self._states.get(self.job.name)
+        if state is not None:
+            self._states.put(replace(state, held_since=_now(), held_why=why))
+        self._log(
+            logging.ERROR,
+            f"Nothing of {self.job.name} is pruned from now on: {make_printable(why)};"
+            f" if that is as it should be: storeletctl resume-prune {self.job.name}",
+            event="prune-held",
+        )
 
     def _take_output(self, line: str) -> None:
         self._take_line(Logged(level=logging.INFO, message=line))
@@ -285,11 +344,21 @@ class ActiveRun:
 
 def _describe_figures(run: Run) -> str:
     """Return what an archive took, for the journal; nothing of a run that saved none."""
+    if run.kind == "verify":
+        return f"; checked {run.files:,} members, {run.bytes_read:,} bytes"
     if not run.archives:
         return ""
     size = sum(archive.bytes for archive in run.archives)
     sent = sum(archive.bytes_sent for archive in run.archives)
     return f"; read {run.files:,} of {run.files_seen:,} files, sent {sent:,} of {size:,} bytes"
+
+
+def _measure(run: Run | None) -> Measure | None:
+    """Return what a backup found, where it saved something."""
+    if run is None or not run.archives:
+        return None
+    largest = max(archive.bytes for archive in run.archives)
+    return Measure(bytes=largest, seen=run.files_seen, changed=run.files)
 
 
 def _now() -> datetime:

@@ -2,7 +2,7 @@
 
 A run's row is in history before anything else happens. It then waits until no earlier run of its
 job is on and one of `max_runs` places is free; `ActiveRun` does the rest. When it has ended the
-next may start.
+next may start. Verifications have one place of their own: no backup ever waits for one.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from storelet import StoreletError
 from storeletd.events import Ended
 from storeletd.history import History
 from storeletd.jobs import Job
+from storeletd.jobstate import JobStates
 from storeletd.planner import Owed
-from storeletd.records import Run
+from storeletd.records import Kind, Run
 from storeletd.run import ActiveRun, Message
 from storeletd.schedule import Due
 
@@ -40,43 +41,58 @@ class NotRunningError(StoreletError):
 class Runner:
     """Starts runs: at most `max_runs` at once, one at a time of each job, in order."""
 
-    def __init__(self, history: History, *, max_runs: int, ended: Callable[[str], None]) -> None:
+    def __init__(
+        self, history: History, states: JobStates, *, max_runs: int, ended: Callable[[str], None]
+    ) -> None:
         self._history = history
-        self._max_runs = max_runs
+        self._states = states
+        self._places: dict[Kind, int] = {"backup": max_runs, "verify": 1}
         self._ended = ended  # called with the name of a job, one of whose runs has ended
         self._waiting: dict[int, ActiveRun] = {}
         self._running: dict[int, ActiveRun] = {}
         self._unrecorded: dict[int, ActiveRun] = {}  # over, but history could not be written
 
-    def active(self, job: str | None = None) -> tuple[Run, ...]:
-        """Return the runs, of one job or all, that run or wait; the oldest first."""
-        every = (*self._running.values(), *self._waiting.values())
-        return tuple(each.run for each in every if job in (None, each.job.name))
+    def active(self, job: str | None = None, kind: Kind | None = None) -> tuple[Run, ...]:
+        """Return the runs, of one job or kind or all, that run or wait; the oldest first."""
+        every = (each.run for each in (*self._running.values(), *self._waiting.values()))
+        return tuple(run for run in every if job in (None, run.job) and kind in (None, run.kind))
 
     def run(
-        self, job: Job, *, cause: str, due: Due | None = None, repeats: Owed | None = None
+        self,
+        job: Job,
+        *,
+        kind: Kind = "backup",
+        cause: str,
+        due: Due | None = None,
+        repeats: Owed | None = None,
+        sample: float | None = None,
     ) -> Run:
-        """Begin a run and return at once; it is in history by then."""
+        """Begin a run and return at once; it is in history by then.
+
+        A verification is of a `sample`, if not of what the job says.
+        """
         run = self._history.begin(
             job=job.name,
+            kind=kind,
             cause=cause,
             due=due,
             now=_now(),
             repeats=repeats.run_id if repeats else None,
             attempt=repeats.attempt if repeats else 1,
         )
-        self._waiting[run.id] = ActiveRun(job, run, self._history)
+        self._waiting[run.id] = ActiveRun(job, run, self._history, self._states, sample=sample)
         self._start_next()
         return self.find(run.id) or run
 
-    def run_now(self, job: Job) -> Run:
+    def run_now(self, job: Job, kind: Kind = "backup", sample: float | None = None) -> Run:
         """Begin a run because somebody asked. Raises AlreadyRunningError."""
-        for run in self.active(job.name):
+        for run in self.active(job.name, kind):
+            what = "job" if kind == "backup" else "a verification of"
             raise AlreadyRunningError(
-                f"job {job.name} is {run.state} already, as run {run.id}",
+                f"{what} {job.name} is {run.state} already, as run {run.id}",
                 hint=f"storeletctl logs -f {job.name}, or storeletctl cancel {job.name}",
             )
-        return self.run(job, cause="manual")
+        return self.run(job, kind=kind, cause="manual", sample=sample)
 
     def find(self, run_id: int) -> Run | None:
         """Return a run that runs or waits, or whose outcome is not in history yet."""
@@ -134,9 +150,12 @@ class Runner:
 
     def _start_next(self) -> None:
         for run_id, active in list(self._waiting.items()):
-            if len(self._running) >= self._max_runs:
-                return
-            if any(each.job.name == active.job.name for each in self._running.values()):
+            beside = [
+                each.run for each in self._running.values() if each.run.kind == active.run.kind
+            ]
+            if len(beside) >= self._places[active.run.kind]:
+                continue
+            if any(run.job == active.run.job for run in beside):
                 continue
             self._running[run_id] = self._waiting.pop(run_id)
             active.task = asyncio.create_task(active.work(), name=f"run {run_id}")

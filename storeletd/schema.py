@@ -87,4 +87,20 @@ MIGRATIONS = (
         "ALTER TABLE job ADD COLUMN overdue_since INTEGER",
         "UPDATE job SET known_since = decided_until",
     ),
+    (
+        "CREATE INDEX run_verify ON run (job, id) WHERE kind = 'verify'",
+        """
+        CREATE TABLE proof (                  -- of a part of an archive, on a circle of 2^32 points
+            job       TEXT NOT NULL,
+            place     TEXT NOT NULL,
+            archive   TEXT NOT NULL,
+            first     INTEGER NOT NULL,
+            size      INTEGER NOT NULL,
+            proved_at INTEGER NOT NULL
+        ) STRICT
+        """,
+        "CREATE INDEX proof_of_job ON proof (job)",
+        "ALTER TABLE job ADD COLUMN held_since INTEGER",  # nothing is pruned from then on
+        "ALTER TABLE job ADD COLUMN held_why TEXT",
+    ),
 )

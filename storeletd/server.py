@@ -38,6 +38,7 @@ from storeletd.listener import Listener
 from storeletd.metrics import METRICS_TYPE, describe_metrics
 from storeletd.run import Message
 from storeletd.runner import AlreadyRunningError, NotRunningError
+from storeletd.values import read_part
 
 __all__ = ["Server"]
 
@@ -101,6 +102,21 @@ async def post_job_run(request: Request) -> Response:
     return JSONResponse({"run": describe_run(run)}, status_code=202)
 
 
+async def post_job_verify(request: Request) -> Response:
+    """Start a verification of a `sample`, such as 5%; left out, of what the job says."""
+    daemon = _daemon(request)
+    job = daemon.job(request.path_params["job"])
+    if job.language != "yaml":
+        raise HTTPException(400, f"where {job.name} saves is known to its code alone")
+    sample = (await read_json(request)).get("sample")
+    try:
+        part = None if sample is None else read_part(sample)
+    except ValueError as error:
+        raise HTTPException(400, f"sample: {error}") from error
+    run = daemon.runner.run_now(job, "verify", part)
+    return JSONResponse({"run": describe_run(run)}, status_code=202)
+
+
 async def post_job_pause(request: Request) -> Response:
     """Start no run that is due from now on; `until` ends that, in ISO 8601 with offset."""
     daemon = _daemon(request)
@@ -115,6 +131,14 @@ async def post_job_resume(request: Request) -> Response:
     daemon = _daemon(request)
     job = daemon.job(request.path_params["job"])
     daemon.resume(job)
+    return JSONResponse(describe_job(daemon, job))
+
+
+async def post_job_resume_prune(request: Request) -> Response:
+    """Let archives be pruned again."""
+    daemon = _daemon(request)
+    job = daemon.job(request.path_params["job"])
+    daemon.resume_prune(job)
     return JSONResponse(describe_job(daemon, job))
 
 
@@ -177,8 +201,14 @@ ROUTES = [
     Route("/jobs", get_jobs, methods=["GET"]),
     Route("/jobs/{job}", get_job, methods=["GET"]),
     Route("/jobs/{job}/runs", changing("run-now", post_job_run), methods=["POST"]),
+    Route("/jobs/{job}/verify", changing("verify", post_job_verify), methods=["POST"]),
     Route("/jobs/{job}/pause", changing("pause", post_job_pause), methods=["POST"]),
     Route("/jobs/{job}/resume", changing("resume", post_job_resume), methods=["POST"]),
+    Route(
+        "/jobs/{job}/resume-prune",
+        changing("resume-prune", post_job_resume_prune),
+        methods=["POST"],
+    ),
     Route("/metrics", get_metrics, methods=["GET"]),
     Route("/runs", get_runs, methods=["GET"]),
     Route("/runs/{run}", get_run, methods=["GET"]),

@@ -23,6 +23,7 @@ from storeletd.values import (
     Duration,
     EnvironmentValue,
     LogFiles,
+    Part,
     Reread,
     ScheduleTexts,
     Secret,
@@ -41,6 +42,7 @@ __all__ = [
     "Keep",
     "Language",
     "Settings",
+    "Verification",
     "YamlSettings",
     "json_schema",
 ]
@@ -87,6 +89,27 @@ class Keep(SettingsModel):
     monthly: _Count = setting("The newest of each of the last so many months.", 12, default=0)
     yearly: _Count = setting("The newest of each of the last so many years.", 5, default=0)
     within: Duration | None = setting("All of so long before the newest one.", "14d")
+
+
+class Verification(SettingsModel):
+    """How archives are read back."""
+
+    every: Duration = Field(
+        description="How long after the last verification the next one is due.", examples=["1w"]
+    )
+    sample: Part = setting(
+        "Part of the files that each one checks; one part after the other, so that all come in"
+        " turn.",
+        "10%",
+        default="100%",
+        validate_default=True,
+    )
+    compare_source: StrictBool = setting(
+        "Compare these files with their sources, too, where those show no change by size, mtime"
+        " and ctime: then it is rot, on one side or the other.",
+        True,
+        default=False,
+    )
 
 
 class CatchUp(SettingsModel):
@@ -177,6 +200,11 @@ class Settings(SettingsModel):
         "Delete, after each run that was a success, the archives of this job and this host that"
         " none of these rules keeps. Left out, all are kept.",
         {"last": 3, "daily": 7, "weekly": 4, "monthly": 12},
+    )
+    verify: Verification | None = setting(
+        "Read the newest archive back, everywhere the job saves to, and check it. One that is not"
+        " right is a failed run; it is marked as bad, and the next backup reads everything.",
+        {"every": "1w", "sample": "10%"},
     )
     randomized_delay: Duration | None = setting(
         "Start every run up to that much later than it is due, by an amount that is always the"
@@ -270,6 +298,7 @@ SAID_BY_CODE = frozenset(  # of a Python module
         "reread",
         "reuse",
         "save",
+        "verify",
     }
 )
 MODULE_CONSTANTS: Mapping[str, str] = {

@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import timedelta
 from typing import Annotated, Literal
 from zoneinfo import ZoneInfo, available_timezones
@@ -43,6 +44,7 @@ __all__ = [
     "FileName",
     "LogFiles",
     "MemberName",
+    "Part",
     "Pattern",
     "Reread",
     "ScheduleTexts",
@@ -53,6 +55,7 @@ __all__ = [
     "UserName",
     "VariableName",
     "Verify",
+    "read_part",
 ]
 
 TEXT_EXPECTED = "text_expected"  # type of pydantic's error where YAML may have read a number
@@ -210,6 +213,20 @@ def _write_secret(value: SecretStr | SecretReference, info: SerializationInfo) -
     return value.get_secret_value() if reveal else "***"
 
 
+def read_part(text: object) -> float:
+    """Return a part such as 5% as a number above 0 and up to 1. Raises ValueError."""
+    with suppress(ValueError):
+        if isinstance(text, str) and text.endswith("%"):
+            part = float(text.removesuffix("%")) / 100
+            if 0 < part <= 1:
+                return part
+    raise ValueError("expected a part such as 5%")
+
+
+def _write_part(part: float) -> str:
+    return f"{part * 100:g}%"
+
+
 def _read_log_files(value: object) -> object:
     if not isinstance(value, bool) and value != "auto":  # else 1 would pass for true
         raise ValueError("expected auto, true or false")
@@ -274,6 +291,12 @@ Duration = Annotated[
     _duration_schema(minimum=1),
 ]
 Reread = Annotated[Duration, AfterValidator(_check_a_day), _duration_schema(minimum=86_400)]
+Part = Annotated[
+    float,
+    PlainValidator(read_part),
+    PlainSerializer(_write_part),
+    WithJsonSchema({"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)?%$"}),
+]
 _REFERENCE_SCHEMA = {
     "type": "object",
     "properties": {

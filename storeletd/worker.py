@@ -30,9 +30,11 @@ from typing import Literal, NoReturn
 
 import storelet
 from storeletd import events, secrets
+from storeletd.brake import Measure, find_anomaly
 from storeletd.destinations import find_directories, prune_archives, set_environment
 from storeletd.jobs import Job
 from storeletd.order import Order
+from storeletd.proving import verify_archives
 from storeletd.rights import hint_at_rights
 from storeletd.steps import abort_uploads, ask_destinations, run_settings
 
@@ -76,6 +78,10 @@ def _run(order: Order, channel: _Channel, figures: storelet.Figures) -> events.E
         if order.kind == "ask":
             ask_destinations(order.job)
             return events.Ended(outcome="success")
+        if order.kind == "verify":
+            assert order.sample is not None  # noqa: S101 - the order says of what
+            verify_archives(order.job, order.sample, channel.send)
+            return events.Ended(outcome="success")
         if order.job.language == "yaml":
             run_settings(order.job)
         else:
@@ -96,19 +102,33 @@ def _run(order: Order, channel: _Channel, figures: storelet.Figures) -> events.E
     channel.check_process()
     ended = events.conclude(status, saved=len(figures.archives), skipped=figures.skipped)
     if order.job.settings.keep is not None:
-        _prune(order.job, channel, ended)
+        _prune(order, channel, ended, figures)
     return ended
 
 
-def _prune(job: Job, channel: _Channel, ended: events.Ended) -> None:
+def _prune(order: Order, channel: _Channel, ended: events.Ended, figures: storelet.Figures) -> None:
     """Delete what the job lets go; where that cannot be, the run is what it was."""
     if ended.outcome != "success":
-        reasons = ["not pruned: the newest archive is not whole"]
+        reasons = ["the newest archive is not whole"]
+    elif order.held_why is not None:
+        reasons = [f"held, {order.held_why}; storeletctl resume-prune {order.job.name}"]
+    elif anomaly := find_anomaly(order.before, _measure(figures)):
+        channel.send(events.Held(why=anomaly))
+        reasons = [f"{anomaly}; storeletctl resume-prune {order.job.name}"]
     else:
-        reasons = [f"not pruned: {each}" for each in prune_archives(job)[1]]
+        reasons = prune_archives(order.job)[1]
     for reason in reasons:
-        _log.warning("%s", reason)
-        channel.send(events.Noted(message=reason[:_TEXT_CHARACTERS]))
+        _log.warning("not pruned: %s", reason)
+        channel.send(events.Noted(message=f"not pruned: {reason}"[:_TEXT_CHARACTERS]))
+
+
+def _measure(figures: storelet.Figures) -> Measure:
+    """Return what the run found; where nothing could be reused, nobody knows what changed."""
+    return Measure(
+        bytes=max(archive.bytes for archive in figures.archives),
+        seen=figures.files + figures.reused + figures.skipped,
+        changed=0 if figures.not_reused else figures.files,
+    )
 
 
 def _describe(error: storelet.StoreletError, hint: str | None) -> events.Ended:
@@ -225,6 +245,8 @@ class _Reporter:
         self.figures = storelet.Figures()
         self._channel = channel
         self._truncated = 0  # files that were read, and are not whole
+        self._checked = 0  # members that were read back
+        self._bytes_checked = 0
         self._current: str | None = None
         self._next_progress = 0.0
         self._filling = 0  # new directories, at this moment
@@ -242,6 +264,10 @@ class _Reporter:
                 self._current = path
                 self._send_progress_if_due()
             case storelet.Moved():
+                self._send_progress_if_due()
+            case storelet.Restored(bytes=size):
+                self._checked += 1
+                self._bytes_checked += size
                 self._send_progress_if_due()
             case storelet.Filling(is_over=is_over):
                 self._filling += -1 if is_over else 1
@@ -277,8 +303,10 @@ class _Reporter:
         self._next_progress = time.monotonic() + _PROGRESS_SECONDS
         self._channel.send(
             events.Progress(
-                files=self.figures.files - self._truncated,
-                bytes_read=self.figures.bytes_read + self.figures.bytes_underway,
+                files=self.figures.files - self._truncated + self._checked,
+                bytes_read=self.figures.bytes_read
+                + self.figures.bytes_underway
+                + self._bytes_checked,
                 bytes_sent=self.figures.bytes_sent,
                 reused=self.figures.reused,
                 skipped=self.figures.skipped,

@@ -87,7 +87,8 @@ restore.extraction      errors observer catalogue deflate crew restore.listing r
                         restore.comparing restore.content restore.reading restore.survey
                         restore.target restore.unpacking
 restore.places          errors destination.directory destination.s3
-restore.opened          errors catalogue encryption destination.contract destination.s3
+restore.opened          errors zipformat catalogue encryption destination.contract destination.s3
+                        label
                         restore.listing restore.paths restore.content restore.reading
                         restore.survey restore.target restore.extraction restore.places
                         restore.salvage
@@ -117,39 +118,43 @@ planner                 schedule
 schema
 database                schema
 records                 schedule events
-history                 schedule events database records
+proofs
+history                 schedule events database records proofs
 jobstate                schedule database records
-agenda                  schedule journal jobs planner history jobstate
+agenda                  schedule journal jobs planner records history jobstate
 simulation              schedule jobs planner jobstate agenda
 overdue                 journal jobs planner history jobstate
+verification            jobs planner history jobstate agenda
+brake
 process                 events
-order                   events jobs
+order                   events jobs brake
 launch                  rights jobs process order
 readiness               events journal jobs order launch
-run                     events journal limits jobs planner database records history process order
-                        launch
-runner                  schedule events jobs planner records history run
+run                     events journal limits jobs planner database records proofs history
+                        jobstate brake process order launch
+runner                  schedule events jobs planner records history jobstate run
 sweep                   events journal jobs database history order launch
 alarm
 daemon                  journal jobs jobdir planner database history jobstate agenda overdue
-                        readiness runner sweep alarm
+                        verification readiness runner sweep alarm
 metrics                 jobs daemon
 intake                  journal jobs
-answers                 events jobs planner records run daemon
+answers                 events jobs planner records proofs jobstate run daemon
 listener
-server                  run runner daemon metrics intake answers listener
+server                  values run runner daemon metrics intake answers listener
 notice                  daemon
 __main__                journal jobdir database daemon listener server notice
 
 keeper
 destinations            secrets items jobs
 steps                   rights items settings jobs destinations
-worker                  rights secrets events jobs order destinations steps
+proving                 events jobs proofs order destinations
+worker                  rights secrets events jobs brake order destinations steps proving
 """
 # What storeletctl takes from the daemon, for the verbs that need none running.
 FOR_CTL = {
     f"storeletd.{name}"
-    for name in ("schedule", "jobs", "jobfile", "jobdir", "simulation", "destinations")
+    for name in ("schedule", "values", "jobs", "jobfile", "jobdir", "simulation", "destinations")
 }
 
 # What the daemon may know of the library, beside the names that `storelet` itself makes public.

@@ -25,6 +25,7 @@ from storelet.errors import (
     StoreletError,
     UsageError,
 )
+from storelet.label import find_record
 from storelet.restore.content import check_readable, find_data, unpack
 from storelet.restore.extraction import Extraction, Unpacked
 from storelet.restore.listing import Listing, StoredMember
@@ -34,6 +35,7 @@ from storelet.restore.reading import read_data
 from storelet.restore.salvage import salvage
 from storelet.restore.survey import Overwrite, survey
 from storelet.restore.target import Target, open_root
+from storelet.zipformat import RACY_NS, ArchiveRecord
 
 __all__ = ["OpenedArchive", "list_archives", "open_archive"]
 
@@ -113,8 +115,13 @@ class OpenedArchive:
     @property
     def started(self) -> datetime | None:
         """When the backup began, by the archive's own record; None where Storelet made none."""
-        record = self._listing.record
+        record = self._record
         return None if record is None else datetime.fromtimestamp(record.started_ns / 1e9, UTC)
+
+    @property
+    def host(self) -> str | None:
+        """Name of the host that made it, likewise."""
+        return None if self._record is None else self._record.host
 
     def members(self, patterns: Iterable[str] = ()) -> Iterator[StoredMember]:
         """Yield the members, or those that patterns as in a .gitignore fit, as it lists them."""
@@ -196,8 +203,8 @@ class OpenedArchive:
 
         What is not right is told in the result's `refused`; `problems` are those of the catalogue.
         With `compare_source`, an archive that this host made is compared with what it was made of,
-        where that shows no change; `different` says what is not the same all the same. Raises
-        StoreletError.
+        where that shows no change since a bit before; `different` says what is not the same all
+        the same. Raises StoreletError.
         """
         if not 0 < sample <= 1:
             raise UsageError(f"not a part of an archive: sample={sample}", hint="0.05 is 5 %")
@@ -227,7 +234,11 @@ class OpenedArchive:
             return lambda _member: ""
         origin = Origin(record.sources)
 
+        newest = record.started_ns - RACY_NS
+
         def find_source(member: StoredMember) -> str:
+            if max(member.mtime_ns, member.ctime_ns or 0) >= newest:
+                return ""  # it may have changed while it was read, and shows nothing of it
             try:
                 return origin.place(member)
             except RefusedError:
@@ -308,6 +319,11 @@ class OpenedArchive:
             head = self._read(member.offset, member.head_bytes + HEAD_BYTES[member.encryption])
             start = find_data(head, member)
             Decryptor(self._secret, head[start : start + HEAD_BYTES[member.encryption]])
+
+    @cached_property
+    def _record(self) -> ArchiveRecord | None:
+        """Read by itself, as it needs no more of the catalogue than its beginning."""
+        return find_record(self._read, self.size)
 
     @cached_property
     def _listing(self) -> Listing:

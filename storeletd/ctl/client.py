@@ -68,6 +68,11 @@ class Client:
         path = f"/jobs/{_quote(name)}/runs"
         return cast(Run, self._ask_for_job(name, "POST", path)["run"])
 
+    def start_verification(self, name: str, sample: str) -> Run:
+        """Likewise start a verification of a sample, such as 5%."""
+        path, body = f"/jobs/{_quote(name)}/verify", {"sample": sample}
+        return cast(Run, self._ask_for_job(name, "POST", path, body)["run"])
+
     def pause(self, name: str, until: str | None) -> Job:
         """Pause a job, and return it."""
         body = None if until is None else {"until": until}
@@ -76,6 +81,10 @@ class Client:
     def resume(self, name: str) -> Job:
         """End a job's pause, and return it."""
         return cast(Job, self._ask_for_job(name, "POST", f"/jobs/{_quote(name)}/resume"))
+
+    def resume_prune(self, name: str) -> Job:
+        """Let archives of a job be pruned again, and return it."""
+        return cast(Job, self._ask_for_job(name, "POST", f"/jobs/{_quote(name)}/resume-prune"))
 
     def runs(self, job: str | None = None, *, limit: int) -> list[Run]:
         """Return the last runs of a job, or of all, newest first."""

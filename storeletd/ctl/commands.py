@@ -109,6 +109,7 @@ for _command in (
     restores.restore,
     restores.verify,
     prunes.prune,
+    pauses.resume_prune,
     times.show_next,
     times.calendar,
     simulate.simulate,

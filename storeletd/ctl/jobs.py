@@ -42,6 +42,7 @@ _COLUMNS = (
     Column(title="LEFT", right=True),
     Column(title="SIZE", right=True),
     Column(title="AGE", right=True),
+    Column(title="PROVED", words=True),
 )
 
 
@@ -52,8 +53,8 @@ def list_jobs(invocation: Invocation, as_json: bool) -> None:
     """List the jobs, and the job files that are broken.
 
     LAST is the last outcome, NEXT the next due time and LEFT the time till then, SIZE the size
-    of the newest archive, AGE how long ago the last success is. Columns stand apart by two
-    spaces or more: awk -F'  +'.
+    of the newest archive, AGE how long ago the last success is, PROVED how long ago an archive
+    was last verified. Columns stand apart by two spaces or more: awk -F'  +'.
     """
     client = invocation.client()
     answer = client.jobs()
@@ -82,8 +83,25 @@ def _list_row(job: Job, now: datetime) -> Sequence[str]:
         describe_time(due) if due else _never_due(job),
         describe_span((datetime.fromisoformat(due) - now).total_seconds()) if due else "",
         describe_bytes(archive["bytes"]) if archive else "",
-        describe_span((now - datetime.fromisoformat(success)).total_seconds()) if success else "",
+        _describe_age(success, now),
+        _describe_proof(job, now),
     )
+
+
+def _describe_age(time: str | None, now: datetime) -> str:
+    if time is None:
+        return ""
+    return describe_span((now - datetime.fromisoformat(time)).total_seconds())
+
+
+def _describe_proof(job: Job, now: datetime) -> str:
+    verification = job["verification"]
+    if verification is None:
+        return ""
+    if verification["outcome"] in (None, "success"):
+        age = _describe_age(verification["proved_at"], now)
+        return f"{age} ago" if age else ""
+    return verification["outcome"] or ""
 
 
 def _never_due(job: Job) -> str:
@@ -97,8 +115,9 @@ def _never_due(job: Job) -> str:
 def status(invocation: Invocation, job: str | None, as_json: bool) -> int:
     """Show how the daemon and its jobs are, or one JOB in detail.
 
-    Exit code 3 says that something is not well: a job that is overdue or whose last outcome is
-    neither success nor skipped, or a broken job file.
+    Exit code 3 says that something is not well: a job that is overdue, whose last outcome or
+    verification is neither success nor skipped or whose archives are not pruned because of what
+    a run looked like, or a broken job file.
     """
     client = invocation.client()
     if job is None:
@@ -142,8 +161,10 @@ def _show_job_status(client: Client, name: str, as_json: bool) -> int:
 
 def _is_well(job: Job) -> bool:
     last = job["last_finished"]
-    is_fine = job["problem"] is None and job["overdue_since"] is None
-    return is_fine and (last is None or last["outcome"] in _WELL)
+    verification = job["verification"]
+    is_fine = job["problem"] is None and job["overdue_since"] is None and job["prune_held"] is None
+    is_proved = verification is None or verification["outcome"] in _WELL
+    return is_fine and is_proved and (last is None or last["outcome"] in _WELL)
 
 
 def _describe_daemon(
@@ -164,6 +185,8 @@ def _describe_daemon(
         yield _describe_state(job)
         for line in describe_runs(job["runs"]):
             yield f"  {line}"
+        yield from _describe_failed_proof(job)
+        yield from _describe_hold(job)
     yield from _describe_problems(problems)
 
 
@@ -188,8 +211,45 @@ def _describe_job(job: Job) -> Iterator[str]:
     yield _describe_state(job)
     yield f"  file:      {escape(job['path'])}"
     yield f"  schedule:  {escape(', '.join(job['schedule']))} ({escape(job['timezone'])})"
+    yield from _describe_proofs(job)
+    yield from _describe_hold(job)
     for line in describe_runs(job["runs"]):
         yield f"  {line}"
+
+
+def _describe_proofs(job: Job) -> Iterator[str]:
+    verification, now = job["verification"], datetime.now(UTC)
+    if verification is None:
+        return
+    proved, whole = verification["proved_at"], verification["proved_whole_since"]
+    said = f"{_describe_age(proved, now)} ago" if proved else "never"
+    if whole:
+        said += f", all of it within {_describe_age(whole, now)}"
+    elif proved:
+        said += ", and not yet all of it"
+    if verification["next_due"]:
+        said += f"; next {describe_time(verification['next_due'])}"
+    yield f"  proved:    {said}"
+    yield from _describe_failed_proof(job)
+
+
+def _describe_failed_proof(job: Job) -> Iterator[str]:
+    verification = job["verification"]
+    is_shown = any(run["kind"] == "verify" for run in job["runs"])
+    if verification is None or verification["outcome"] in _WELL or is_shown:
+        return
+    message = escape(verification["message"] or verification["outcome"] or "")
+    yield f"  {colour('not proved', 'failed')}: {message}"
+    if verification["hint"]:
+        yield f"    Try: {escape(verification['hint'])}"
+
+
+def _describe_hold(job: Job) -> Iterator[str]:
+    held = job["prune_held"]
+    if held is not None:
+        since = describe_time(held["since"])
+        yield f"  {colour('not pruned', 'failed')} since {since}: {escape(held['why'])}"
+        yield f"    Try: storeletctl resume-prune {escape(job['name'])}, if that is as it should be"
 
 
 def _describe_problems(problems: Sequence[Problem]) -> Iterator[str]:

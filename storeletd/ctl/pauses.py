@@ -1,4 +1,4 @@
-"""The verbs pause and resume."""
+"""The verbs pause, resume and resume-prune: what a job does by itself, or does not."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from storeletd.ctl.formats import describe_time, escape
 from storeletd.ctl.invocation import Invocation, check_job, json_option, pass_invocation
 from storeletd.ctl.replies import Job
 
-__all__ = ["pause", "resume"]
+__all__ = ["pause", "resume", "resume_prune"]
 
 
 @click.command()
@@ -45,6 +45,25 @@ def resume(invocation: Invocation, jobs: Sequence[str], as_json: bool) -> None:
     client = invocation.client()
     answers = [client.resume(job) for job in jobs]
     _print(answers, as_json)
+
+
+@click.command("resume-prune")
+@click.argument("jobs", type=check_job, nargs=-1, required=True, metavar="JOB...")
+@json_option
+@pass_invocation
+def resume_prune(invocation: Invocation, jobs: Sequence[str], as_json: bool) -> None:
+    """Let archives of each JOB be pruned again.
+
+    When an archive shrinks to less than half, or most files change at once, the daemon deletes no
+    archive of that job any more, until somebody has looked and says so.
+    """
+    client = invocation.client()
+    answers = [client.resume_prune(job) for job in jobs]
+    if as_json:
+        console.print_json(answers)
+        return
+    for job in answers:
+        console.print_line(f"{escape(job['name'])}: pruned again after its next success")
 
 
 def _print(jobs: Sequence[Job], as_json: bool) -> None:

@@ -48,6 +48,8 @@ def prune(reach: Reach, job: str, dry_run: bool, as_json: bool) -> int:
             hint=f"say in {settings.path}: keep: {{last: 3, daily: 7, weekly: 4, monthly: 12}}",
             exit_code=78,
         )
+    if not dry_run:
+        _check_hold(reach, job)
     with translating():
         pruned, reasons = prune_archives(settings, dry_run=dry_run)
     if as_json:
@@ -60,6 +62,19 @@ def prune(reach: Reach, job: str, dry_run: bool, as_json: bool) -> int:
             console.print_remark(f"Not pruned: {reason}")
     left = [e for _, each in pruned for e in each if not (dry_run or e.is_kept or e.is_deleted)]
     return 1 if reasons else 77 if left else 0
+
+
+def _check_hold(reach: Reach, job: str) -> None:
+    """Raise CommandError where the daemon holds the archives of a job."""
+    try:
+        held = reach.invocation.client().job(job)["prune_held"]
+    except CommandError:  # it is not there, or does not know the job
+        return
+    if held is not None:
+        raise CommandError(
+            f"archives of {job} are held: {held['why']}",
+            hint=f"storeletctl resume-prune {job}, if that is as it should be",
+        )
 
 
 def _print_archives(

@@ -115,6 +115,19 @@ class Reach:
     endpoint_url: str | None
     password: str | None = field(repr=False)  # that was given; else a job's own is taken
 
+    def is_with_daemon(self, text: str) -> bool:
+        """Tell whether it is a job of the daemon's, in words that mean nothing else.
+
+        A Python module's archives are not known to the daemon well enough to read them.
+        """
+        is_job = not (re.search("[/@]", text) or os.path.exists(text))
+        if not is_job or self.endpoint_url or self.password is not None:
+            return False
+        try:
+            return self.invocation.client().job(text)["language"] == "yaml"
+        except CommandError:  # then it is looked for without one
+            return False
+
     def archive(self, text: str) -> storelet.OpenedArchive:
         """Return the archive that ARCHIVE means."""
         import storelet

@@ -14,6 +14,7 @@ __all__ = [
     "Due",
     "Files",
     "Health",
+    "Hold",
     "Job",
     "JobDetails",
     "Jobs",
@@ -24,6 +25,7 @@ __all__ = [
     "RunDetails",
     "Setting",
     "SkippedEntry",
+    "Verification",
 ]
 
 
@@ -115,13 +117,32 @@ class Problem(TypedDict):
     loaded: bool  # an older good version of the job is loaded
 
 
+class Verification(TypedDict):
+    """How archives of a job were verified."""
+
+    outcome: str | None  # of the last one
+    finished_at: str | None
+    message: str | None
+    hint: str | None
+    proved_at: str | None  # the last good one
+    proved_whole_since: str | None  # all in turn; None where some of it never was
+    next_due: str | None
+
+
+class Hold(TypedDict):
+    """Nothing is pruned."""
+
+    since: str
+    why: str
+
+
 class Job(TypedDict):
     """A loaded job."""
 
     name: str
     path: str
     language: str
-    state: str  # idle, queued, running, broken, paused, waiting
+    state: str  # idle, queued, running, verifying, broken, paused, waiting
     schedule: list[str]
     timezone: str
     next_due: str | None  # not in a pause
@@ -131,10 +152,12 @@ class Job(TypedDict):
     overdue_since: str | None
     waits_for: str | None  # what a catch-up waits for
     problem: str | None
-    last_run: Run | None  # also one that is not finished
+    last_run: Run | None  # a backup, as the next three; also one that is not finished
     last_finished: Run | None
     last_archive: Archive | None
     last_success: str | None
+    verification: Verification | None  # None where there never was nor will be one
+    prune_held: Hold | None
     runs: list[Run]  # its last, as many as were asked for, newest first
 
 

@@ -14,6 +14,7 @@ from storeletd.ctl import console
 from storeletd.ctl.formats import describe_bytes, describe_count, describe_elapsed, escape
 from storeletd.ctl.invocation import json_option
 from storeletd.ctl.reach import Reach, name_archive, nothing_fits, reaching, translating
+from storeletd.ctl.runs import follow
 
 if TYPE_CHECKING:
     import storelet
@@ -91,11 +92,21 @@ def restore(
 def verify(reach: Reach, archive: str, sample: str, as_json: bool) -> int:
     """Read an archive back and check every file in it: its place, name, size and CRC.
 
-    With --sample only that part of the files, chosen at random. Exit code 1 says that something is
-    not right; then an archive of Storelet's is marked as bad by a small file beside it, so that
-    nothing is copied from it any more.
+    With --sample only that part of the files. Exit code 1 says that something is not right; then
+    an archive of Storelet's is marked as bad by a small file beside it, so that nothing is copied
+    from it any more.
+
+    Where ARCHIVE is a JOB of a daemon that is there, the daemon does it, everywhere the job saves
+    to, and remembers it; a sample then takes up where the last one ended.
     """
     part = _read_part(sample)
+    if reach.is_with_daemon(archive):
+        client = reach.invocation.client()
+        run = client.start_verification(archive, sample)
+        run = follow(client, run, verbose=False, as_json=as_json)
+        if as_json:
+            console.print_json(run)
+        return run["exit_code"] or 0
     begun = time.monotonic()
     opened = reach.archive(archive)
     with translating(), _showing_progress(live=console.is_terminal() and not as_json):
@@ -126,13 +137,12 @@ def _mark_bad(opened: storelet.OpenedArchive, result: storelet.Unpacked) -> None
 
 def _read_part(text: str) -> float:
     """Return a part such as 5% as a number. Raises BadParameter."""
+    from storeletd.values import read_part
+
     try:
-        part = float(text.removesuffix("%")) / 100
-    except ValueError:
-        part = 0.0
-    if not text.endswith("%") or not 0 < part <= 1:
-        raise click.BadParameter(f"{text}: expected such as 5%", param_hint="--sample")
-    return part
+        return read_part(text)
+    except ValueError as error:
+        raise click.BadParameter(f"{text}: {error}", param_hint="--sample") from error
 
 
 def _print_result(

@@ -19,6 +19,7 @@ from storeletd.ctl.summaries import (
     describe_outcome,
     describe_run,
     describe_skipped,
+    describe_state,
     describe_took,
 )
 from storeletd.ctl.tables import Column, print_table
@@ -26,7 +27,7 @@ from storeletd.ctl.tables import Column, print_table
 if TYPE_CHECKING:
     from storeletd.ctl.client import Client
 
-__all__ = ["cancel", "history", "logs", "run_now", "worst_exit_code"]
+__all__ = ["cancel", "follow", "history", "logs", "run_now", "worst_exit_code"]
 
 # From best to worst; codes that are not here, such as 77, are as bad as the last.
 _EXIT_CODES = (0, 75, 3, 143, 124, 11, 4, 1)
@@ -77,7 +78,7 @@ def run_now(
     if no_wait and not as_json:
         console.print_all(str(run["id"]) for run in runs)
     elif not no_wait:
-        runs = [_follow(client, run, verbose, as_json) for run in runs]
+        runs = [follow(client, run, verbose=verbose, as_json=as_json) for run in runs]
     if as_json:
         refused = [{**console.describe_error(error), "job": job} for job, error in errors.items()]
         console.print_json({"runs": runs, "errors": refused})
@@ -102,7 +103,8 @@ def _start_runs(
     return runs, errors
 
 
-def _follow(client: Client, run: Run, verbose: bool, as_json: bool) -> Run:
+def follow(client: Client, run: Run, *, verbose: bool, as_json: bool) -> Run:
+    """Follow a run to its end and say how it ended; with `as_json` only return it."""
     from storeletd.ctl.progress import follow_run, open_display
 
     live = console.is_terminal() and not as_json
@@ -199,7 +201,7 @@ def _history_row(run: Run) -> Sequence[str]:
         run["job"],
         describe_begin(run),
         describe_took(run),
-        run["outcome"] or run["state"],
+        describe_state(run),
         f"{run['files']['read']:,}" if ran else "",
         describe_bytes(run["bytes"]["sent"]) if saved else "",
         describe_bytes(run["bytes"]["archive"]) if saved else "",

@@ -26,6 +26,7 @@ __all__ = [
     "describe_run",
     "describe_runs",
     "describe_skipped",
+    "describe_state",
     "describe_took",
 ]
 
@@ -46,6 +47,14 @@ def describe_begin(run: Run) -> str:
     return describe_time(run["begun_at"] or (due["last"] if due else run["queued_at"]))
 
 
+def describe_state(run: Run) -> str:
+    """Return its outcome, or how it stands; of a verification so that it is known as one."""
+    state = run["outcome"] or run["state"]
+    if run["kind"] == "backup":
+        return state
+    return "verified" if state == "success" else f"verify {state}"
+
+
 def describe_took(run: Run) -> str:
     """Return how long the run took; nothing for one that never ran or is not over."""
     if run["begun_at"] is None or run["finished_at"] is None:
@@ -60,14 +69,14 @@ def describe_runs(runs: Sequence[Run]) -> Iterator[str]:
         (
             str(run["id"]),
             describe_begin(run),
-            run["outcome"] or run["state"],
+            describe_state(run),
             describe_took(run),
             _describe_result(run),
         )
         for run in runs
     ]
     for run, cells in zip(runs, align_cells(_COLUMNS, rows), strict=True):
-        cells[2] = colour(cells[2], run["outcome"] or run["state"])
+        cells[2] = colour(cells[2], describe_state(run))
         yield "  ".join(cells).rstrip()
         if run["hint"]:
             yield f"{' ' * len(cells[0])}  Try: {escape(run['hint'])}"
@@ -75,12 +84,12 @@ def describe_runs(runs: Sequence[Run]) -> Iterator[str]:
 
 def describe_outcome(run: Run) -> str:
     """Return how a finished run ended, in one line."""
-    outcome = run["outcome"] or run["state"]
+    outcome = describe_state(run)
     parts = [
         f"{escape(archive['url'])} ({describe_bytes(archive['bytes'])})"
         for archive in run["archives"]
     ]
-    if run["archives"]:
+    if run["archives"] or run["kind"] == "verify":
         parts.append(_describe_figures(run))
     parts += _explain(run)
     took = describe_took(run)
@@ -109,7 +118,7 @@ def describe_run(run: RunDetails, *, brief: bool = False) -> Iterator[str]:
 
 
 def _describe_facts(run: Run) -> Iterator[str]:
-    outcome = run["outcome"] or run["state"]
+    outcome = describe_state(run)
     due, took = run["due"], describe_took(run)
     yield f"run {run['id']} of {escape(run['job'])}: {colour(outcome)}"
     yield f"  cause:    {escape(run['cause'])}" + (f", {_describe_due(run)}" if due else "")
@@ -164,6 +173,8 @@ def _explain(run: Run) -> list[str]:
 def _describe_figures(run: Run, *, brief: bool = False) -> str:
     """Return what had to be read and sent, of how much; `brief` for a row of 80 columns."""
     files, size = run["files"], run["bytes"]
+    if run["kind"] == "verify":
+        return f"checked {describe_count(files['read'], 'member')}, {describe_bytes(size['read'])}"
     if brief:
         parts = [f"read {files['read']:,} of {files['seen']:,}"]
     else:
@@ -179,6 +190,8 @@ def _describe_figures(run: Run, *, brief: bool = False) -> str:
 def _describe_files(run: Run) -> str:
     """Return all there is to know of the run's files."""
     files, read = run["files"], describe_bytes(run["bytes"]["read"])
+    if run["kind"] == "verify":
+        return _describe_figures(run)
     return (
         f"{files['seen']:,} seen: {files['reused']:,} reused,"
         f" {files['read']:,} read ({read}), {files['skipped']:,} skipped"

@@ -16,6 +16,7 @@ from storeletd.database import Database
 from storeletd.events import Ended
 from storeletd.history import History
 from storeletd.jobs import Job
+from storeletd.jobstate import JobStates
 from storeletd.records import EXIT_CODES, Run
 from storeletd.run import ActiveRun, Message
 from storeletd.settings import Settings
@@ -37,7 +38,7 @@ def end(history: History, ended: Ended, **begun: Any) -> ActiveRun:
 
     async def act() -> ActiveRun:
         row = history.begin(job="web", due=None, now=NOON, **{"cause": "schedule", **begun})
-        run = ActiveRun(job, row, history)
+        run = ActiveRun(job, row, history, JobStates(history._database))
         run.finish(ended)
         return run
 
