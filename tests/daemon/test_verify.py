@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import struct
 import time
 import zlib
@@ -226,6 +227,23 @@ def test_there_must_be_an_archive_of_this_host(
     done = daemon.ctl("verify", "web", check=False)
     assert done.returncode == 4
     assert "no archive of web" in done.stdout
+
+
+def test_what_is_marked_as_bad_or_another_hosts_is_not_verified(
+    daemon: Daemon, source: Path, destination: Path
+) -> None:
+    write_yaml(daemon, "web", source, destination)
+    for _ in range(3):
+        run(daemon, "web")
+        time.sleep(_NAME_SECONDS)
+    first, second, third = sorted(destination.glob("*.zip"))
+    name = socket.gethostname().encode()
+    host, other = (struct.pack("<H", len(name)) + each for each in (name, b"x" * len(name)))
+    assert third.read_bytes().count(host) == 1
+    third.write_bytes(third.read_bytes().replace(host, other))
+    second.with_name(f"{second.name}.bad").write_text("Storelet found this archive bad at noon")
+    assert daemon.ctl("verify", "web").returncode == 0
+    assert f"Verified file://{first}" in daemon.log()
 
 
 @pytest.mark.parametrize("sample", ["0%", "101%", "5", "nan%", "5%%", 5])

@@ -27,6 +27,7 @@ from storeletd.database import Database, HistoryError, HistoryUnusableError
 from storeletd.events import OpenedUpload, SavedArchive, SkippedEntry
 from storeletd.history import KEPT_DAYS, KEPT_RUNS, KEPT_SKIPPED, History
 from storeletd.jobstate import JobState, JobStates
+from storeletd.proofs import CIRCLE, Proof
 from storeletd.records import EXIT_CODES, Run, to_number
 from storeletd.schedule import Due
 from storeletd.schema import MIGRATIONS
@@ -506,6 +507,53 @@ def test_a_run_that_the_job_itself_has_skipped_was_an_attempt(history: History) 
     assert history.last_attempt("web") == run
 
 
+def test_a_verification_is_no_backup(history: History) -> None:
+    backup = finish(history, saved=1)
+    verification = begin_verification(history)
+    history.finish(end(verification, "failed"))
+    good = begin_verification(history)
+    history.finish(end(good))
+    assert history.last("web") == backup
+    for last in LASTS:
+        assert last(history, "web") == backup
+    found = history.last_success("web", "verify")
+    assert found == history.last_attempt("web", "verify")
+    assert found is not None
+    assert found.id == good.id
+    assert [run.kind for run in history.runs(job="web")] == ["verify", "verify", "backup"]
+
+
+def begin_verification(history: History, now: datetime = NOON) -> Run:
+    run = history.begin(job="web", kind="verify", cause="schedule", due=None, now=now)
+    return history.start(run, now=now)
+
+
+def prove(first: int, size: int, place: str = "bucket", hours: int = 0) -> Proof:
+    archive = f"s3://{place}/web_\udcff.zip"
+    at = NOON + hours * HOUR
+    return Proof(place=place, archive=archive, first=first, size=size, proved_at=at)
+
+
+def test_of_what_was_proved_the_newest_is_remembered(history: History) -> None:
+    half = CIRCLE // 2
+    for job, proof in (
+        ("web", prove(0, half)),
+        ("web", prove(0, half, "other", 1)),
+        ("app", prove(0, half, hours=2)),
+        ("web", prove(half, half, hours=3)),
+        ("web", prove(0, half, hours=4)),
+    ):
+        history.add_proof(job, proof)
+    found = [(proof.place, proof.first, proof.proved_at) for proof in history.proofs("web")]
+    assert found == [
+        ("bucket", 0, NOON + 4 * HOUR),
+        ("bucket", half, NOON + 3 * HOUR),
+        ("other", 0, NOON + HOUR),
+    ]
+    assert len(history.proofs("app")) == 1
+    assert history.proofs("nobody") == ()
+
+
 # Old runs
 
 
@@ -526,13 +574,15 @@ def test_old_runs_are_forgotten_but_for_the_newest_of_each_job(
     runs = [end(begin_old(history), "failed") for _ in range(5)]
     for run in runs:
         history.finish(run, skipped=[SKIPPED])
+    verification = end(begin_verification(history, now=OLD))  # no good one is newer than `good`
+    history.finish(verification)
     young = end(begin_old(history, now=NOON - timedelta(days=KEPT_DAYS)), "failed")
     history.finish(young)
     kept = [begin_old(history, "other") for _ in range(2)]
     with_upload = runs[1]
     history.open_upload(with_upload.id, upload("left"))
-    assert sum(history.forget_old(now=NOON)) == 3
-    assert history.runs(job="web") == (young, runs[4], with_upload, good)
+    assert sum(history.forget_old(now=NOON)) == 4
+    assert history.runs(job="web") == (young, verification, with_upload, good)
     assert history.skipped_entries(runs[0].id) == ()
     assert history.skipped_entries(with_upload.id) == (SKIPPED,)
     assert set(history.runs(job="other")) == set(kept)

@@ -142,12 +142,15 @@ def test_a_job_that_says_nothing_of_it_is_never_due(watching: Watching) -> None:
     assert watching.watch.next_look(NOON) is None
 
 
-def test_a_setting_that_changes_counts_at_once(watching: Watching) -> None:
+@pytest.mark.parametrize(("every", "is_due"), [("1d", True), ("4w", False)])
+def test_a_setting_that_changes_counts_at_once(
+    watching: Watching, every: str, is_due: bool
+) -> None:
     watching.run(0)
     watching.run(0, kind="verify")
-    assert not watching.is_due(2)
-    watching.job = make_job({"verify": {"every": "1d"}})
-    assert watching.is_due(2)
+    assert watching.is_due(2) is False
+    watching.job = make_job({"verify": {"every": every}})
+    assert watching.is_due(2 if is_due else 8) is is_due
 
 
 def test_a_clock_that_once_showed_2036_silences_nothing(watching: Watching) -> None:
