@@ -48,6 +48,7 @@ _TIME = "tests/daemon/test_time.py::test_"
 _DAEMON = "tests/daemon/test_daemon.py::test_"
 _SECURITY = "tests/daemon/test_security.py::test_"
 _ENCRYPTED = "tests/unit/test_encrypted.py::test_"
+_VERIFY = "tests/daemon/test_verify.py::test_"
 _SYSTEMD = "tests/systemd/test_service.py::test_"
 
 PROMISES = (
@@ -174,8 +175,8 @@ PROMISES = (
         "A job never runs twice at once",
         f"{_DAEMON}a_job_that_runs_is_not_started_again",
         "storeletd/runner.py",
-        "        for run in self.active(job.name):\n            raise",
-        "        for run in ():\n            raise",
+        "        for run in self.active(job.name, kind):\n            what",
+        "        for run in ():\n            what",
     ),
     Promise(
         "A run ends at its timeout",
@@ -364,6 +365,20 @@ PROMISES = (
         "            if False:\n",
     ),
     Promise(
+        "The daemon verifies all of an archive in turn",
+        f"{_VERIFY}all_is_verified_in_turn_across_restarts",
+        "storeletd/run.py",
+        "            place: find_next(",
+        "            place: 0 and find_next(",
+    ),
+    Promise(
+        "An archive that failed its verification is marked",
+        f"{_VERIFY}an_archive_that_is_not_right_is_a_failed_run_and_reused_no_more",
+        "storeletd/proving.py",
+        "        archive.mark_bad(wrong[0])\n",
+        "",
+    ),
+    Promise(
         "An archive that failed its verification is not reused",
         "tests/unit/test_reusing.py::"
         "test_nothing_is_copied_from_a_bad_archive_nor_from_older_ones_and_then_it_goes_on",
@@ -390,6 +405,13 @@ PROMISES = (
         "tests/daemon/test_keep.py::test_a_success_prunes_and_nothing_else_does",
         "storeletd/worker.py",
         '    if ended.outcome != "success":\n',
+        "    if False:\n",
+    ),
+    Promise(
+        "Nothing is pruned after a run that looks like a disaster",
+        f"{_VERIFY}nothing_is_deleted_after_an_archive_that_shrank_until_somebody_says_so",
+        "storeletd/brake.py",
+        "    if now.bytes * 2 < before.bytes:\n",
         "    if False:\n",
     ),
     Promise(
