@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -22,6 +23,7 @@ from storeletd.history import History
 from storeletd.jobdir import Change, JobDirectory
 from storeletd.jobs import Job, JobProblem
 from storeletd.jobstate import JobState, JobStates
+from storeletd.notifying import Notifier
 from storeletd.overdue import OverdueWatch
 from storeletd.planner import FOREVER, Decision
 from storeletd.readiness import Readiness
@@ -56,6 +58,9 @@ class Daemon:
         self._agenda = Agenda(self.states, self.history, host=find_host())
         self._overdue = OverdueWatch(self.states, self.history)
         self._verifications = VerificationWatch(self.states, self.history)
+        self._notifier = Notifier(
+            self.states, self.history, host=socket.gethostname(), told=self.look
+        )
         self._alarm = Alarm(self.look)
         self._scanning = asyncio.Lock()
         self._problems_said: frozenset[JobProblem] = frozenset()
@@ -105,6 +110,7 @@ class Daemon:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.readiness.close()
         await self.runner.close()
+        await self._notifier.close()
         self.states.write()
 
     async def reload(self) -> Change:
@@ -194,10 +200,15 @@ class Daemon:
                 self._decide(job, now)
             self._overdue.look(self.jobs.values(), now)
             self._verify(now)
+            self._notifier.look(self.jobs.values(), now)
         except HistoryError as error:  # the next look does what this one has left
             _log.error("Not all that is due can be decided on yet: %s", error)
         self.states.write()
-        looks = (self._agenda.next_look(), self._verifications.next_look(now))
+        looks = (
+            self._agenda.next_look(),
+            self._verifications.next_look(now),
+            self._notifier.next_look(now),
+        )
         self._alarm.set(min((each for each in looks if each is not None), default=None))
 
     def _decide(self, job: Job, now: datetime) -> None:
@@ -247,6 +258,7 @@ class Daemon:
         message = f"Run {run.id} of {name}: {outcome}: {why}"
         extra = journal.fields(event="run-finished", job=name, run=run.id, outcome=outcome)
         _log.warning(message, extra=extra)
+        self._notifier.touch(name)
 
     def _state(self, job: Job) -> JobState:
         state = self.states.get(job.name)
@@ -259,6 +271,7 @@ class Daemon:
         self._agenda.touch(name)
         self._overdue.touch(name)
         self._verifications.touch(name)
+        self._notifier.touch(name)
         self.look()
 
     def _job_ready(self, name: str) -> None:

@@ -169,6 +169,18 @@ class History:
         """Return the job's newest run of a kind that was a success."""
         return self._last(job, "outcome = 'success'", kind)
 
+    def last_news(self, job: str, kind: Kind) -> Run | None:
+        """Return the newest run of a kind that is news to somebody.
+
+        That is one that nobody started by hand, or was a success, and that nothing kept from
+        running.
+        """
+        condition = (
+            "state = 'finished' AND outcome NOT IN ('skipped', 'cancelled')"
+            " AND (cause <> 'manual' OR outcome = 'success')"
+        )
+        return self._last(job, condition, kind)
+
     def last_good(self, job: str) -> Run | None:
         """Return the job's newest backup that left an archive everywhere it should."""
         return self._last(job, "outcome IN ('success', 'partial')")

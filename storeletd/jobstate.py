@@ -1,16 +1,18 @@
 """Job states: what is remembered of a job beside its runs.
 
 Until when its due times are decided, and by what schedule they were reckoned; whether it is
-paused; whether it is overdue; why nothing is pruned. All of it is in memory, and `write` puts it
-into the history's database for the next daemon: of all jobs at once, as a thousand transactions of
-their own take ten seconds on a slow disk. One that cannot be written is written later: what was
-decided stays decided.
+paused; whether it is overdue; why nothing is pruned; what somebody was told. All of it is in
+memory, and `write` puts it into the history's database for the next daemon: of all jobs at once, as
+a thousand transactions of their own take ten seconds on a slow disk. One that cannot be written is
+written later: what was decided stays decided.
 """
 
 from __future__ import annotations
 
+import json
 import logging
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from zoneinfo import ZoneInfo
 
@@ -22,7 +24,7 @@ __all__ = ["JobState", "JobStates"]
 
 _log = logging.getLogger("storeletd.jobstate")
 
-_TEXTS = ("name", "schedule", "held_why")
+_TEXTS = ("name", "schedule", "held_why", "told")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +39,7 @@ class JobState:
     overdue_since: datetime | None = None
     held_since: datetime | None = None  # nothing is pruned until somebody has looked
     held_why: str | None = None
+    told: Mapping[str, str] = field(default_factory=dict)  # of troubles, by topic
 
     def times(self) -> tuple[Schedule, ZoneInfo] | None:
         """Return the schedule that was the job's when it was last looked at, if it had one."""
@@ -95,8 +98,8 @@ class JobStates:
             with self._database.transaction() as database:
                 database.executemany(
                     "INSERT OR REPLACE INTO job (name, schedule, decided_until, known_since,"
-                    " paused_until, overdue_since, held_since, held_why)"
-                    " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                    " paused_until, overdue_since, held_since, held_why, told)"
+                    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                     rows,
                 )
         except HistoryError as error:
@@ -118,6 +121,7 @@ def _to_row(state: JobState) -> tuple[object, ...]:
         state.overdue_since and to_number(state.overdue_since),
         state.held_since and to_number(state.held_since),
         state.held_why and to_text(state.held_why),
+        json.dumps(dict(state.told)),
     )
 
 
@@ -127,4 +131,5 @@ def _to_state(row: dict[str, object]) -> JobState:
         for name, value in row.items()
         if name not in _TEXTS
     }
-    return JobState(**{**row, **times})  # type: ignore[arg-type] # the columns are its fields
+    told = json.loads(str(row["told"]))
+    return JobState(**{**row, **times, "told": told})

@@ -10,6 +10,7 @@ from typing import Literal
 from storeletd.brake import Measure
 from storeletd.events import OpenedUpload
 from storeletd.jobs import Job
+from storeletd.troubles import Letter
 
 __all__ = ["Order", "Sample"]
 
@@ -27,12 +28,13 @@ class Order:
     """A job, what to do for it, and what its earlier runs have left."""
 
     job: Job
-    # abort `uploads`, ask destinations: those are no runs
-    kind: Literal["backup", "verify", "abort", "ask"]
+    # abort `uploads`, ask destinations, send `letters`: those are no runs
+    kind: Literal["backup", "verify", "abort", "ask", "notify"]
     uploads: tuple[OpenedUpload, ...] = ()  # aborted before anything is sent to their buckets
     before: Measure | None = None  # the last good backup
     held_why: str | None = None  # nothing is to be pruned
     sample: Sample | None = None  # what to verify
+    letters: tuple[Letter, ...] = ()  # to be sent
 
     def to_json(self) -> str:
         """Return the order for a worker; it may hold secrets in plain text."""
@@ -44,6 +46,7 @@ class Order:
                 "before": self.before and asdict(self.before),
                 "held_why": self.held_why,
                 "sample": self.sample and asdict(self.sample),
+                "letters": [asdict(letter) for letter in self.letters],
             }
         )
 
@@ -58,4 +61,5 @@ class Order:
             before=values["before"] and Measure(**values["before"]),
             held_why=values["held_why"],
             sample=values["sample"] and Sample(**values["sample"]),
+            letters=tuple(Letter(**letter) for letter in values["letters"]),
         )

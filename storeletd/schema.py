@@ -102,5 +102,6 @@ MIGRATIONS = (
         "CREATE INDEX proof_of_job ON proof (job)",
         "ALTER TABLE job ADD COLUMN held_since INTEGER",  # nothing is pruned from then on
         "ALTER TABLE job ADD COLUMN held_why TEXT",
+        "ALTER TABLE job ADD COLUMN told TEXT NOT NULL DEFAULT '{}'",  # JSON: topic to word
     ),
 )

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import ConfigDict, Discriminator, Field, StrictBool, StrictInt, Tag
 from pydantic.json_schema import GenerateJsonSchema
@@ -41,6 +41,7 @@ __all__ = [
     "Encryption",
     "Keep",
     "Language",
+    "Notify",
     "Settings",
     "Verification",
     "YamlSettings",
@@ -48,6 +49,7 @@ __all__ = [
 ]
 
 
+News = Literal["failed", "partial", "missed", "timeout", "overdue", "held", "recovered"]
 _Count = Annotated[StrictInt, Field(ge=0)]
 
 
@@ -109,6 +111,20 @@ class Verification(SettingsModel):
         " and ctime: then it is rot, on one side or the other.",
         True,
         default=False,
+    )
+
+
+class Notify(SettingsModel):
+    """Who is told what becomes of the job."""
+
+    urls: Annotated[tuple[Secret, ...], Field(min_length=1)] = Field(
+        description="Where to: URLs of Apprise, such as mailto://, ntfy:// or slack://.",
+        examples=[[{"credential": "ntfy-url"}]],
+    )
+    on: Annotated[tuple[News, ...], Field(min_length=1)] = setting(
+        "Of what; once each, and again only when it has been otherwise meanwhile.",
+        ["failed", "overdue", "recovered"],
+        default=get_args(News),
     )
 
 
@@ -250,6 +266,11 @@ class Settings(SettingsModel):
         "The job is overdue, which is said once and loudly, when no archive was saved for so"
         " long. Left out, it never is.",
         "26h",
+    )
+    notify: Notify | None = setting(
+        "Tell somebody when a run fails, is partial, missed or timed out, when the job is overdue"
+        " or its archives are held, and when that is over.",
+        {"urls": [{"credential": "ntfy-url"}]},
     )
     log_files: LogFiles = setting(
         '"Added file …" in the journal: auto logs the first 1,000 of a run and then the number of'

@@ -78,6 +78,11 @@ def _run(order: Order, channel: _Channel, figures: storelet.Figures) -> events.E
         if order.kind == "ask":
             ask_destinations(order.job)
             return events.Ended(outcome="success")
+        if order.kind == "notify":
+            from storeletd.posting import post_letters  # 0.1 s that no other order needs
+
+            post_letters(order.job, order.letters)
+            return events.Ended(outcome="success")
         if order.kind == "verify":
             assert order.sample is not None  # noqa: S101 - the order says of what
             verify_archives(order.job, order.sample, channel.send)

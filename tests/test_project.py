@@ -126,17 +126,19 @@ simulation              schedule jobs planner jobstate agenda
 overdue                 journal jobs planner history jobstate
 verification            jobs planner history jobstate agenda
 brake
+troubles                jobs records history jobstate
 process                 events
-order                   events jobs brake
+order                   events jobs brake troubles
 launch                  rights jobs process order
 readiness               events journal jobs order launch
+notifying               events journal jobs history jobstate troubles order launch
 run                     events journal limits jobs planner database records proofs history
                         jobstate brake process order launch
 runner                  schedule events jobs planner records history jobstate run
 sweep                   events journal jobs database history order launch
 alarm
 daemon                  journal jobs jobdir planner database history jobstate agenda overdue
-                        verification readiness runner sweep alarm
+                        verification readiness notifying runner sweep alarm
 metrics                 jobs daemon
 intake                  journal jobs
 answers                 events jobs planner records proofs jobstate run daemon
@@ -149,7 +151,9 @@ keeper
 destinations            secrets items jobs
 steps                   rights items settings jobs destinations
 proving                 events jobs proofs order destinations
+posting                 secrets jobs troubles
 worker                  rights secrets events jobs brake order destinations steps proving
+                        posting
 """
 # What storeletctl takes from the daemon, for the verbs that need none running.
 FOR_CTL = {
@@ -167,6 +171,7 @@ ENTRY_POINTS = {"storeletd.__main__", "storeletd.keeper", "storeletd.worker"} | 
 # Each costs time and memory that a script may not need; the daemon itself never does.
 HEAVY = {
     "Cryptodome",
+    "apprise",
     "boto3",
     "botocore",
     "cryptography",
