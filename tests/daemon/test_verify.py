@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import struct
 import time
@@ -15,7 +16,7 @@ import pytest
 from storelet.zipformat import RACY_NS
 from tests.clock import DAY, NIGHT, Clock
 from tests.daemon.test_daemon import finished, run, write_yaml
-from tests.daemon.test_time import NOWHERE, clock, job, runs, write_s3_job
+from tests.daemon.test_time import NOWHERE, clock, job, runs, strike_three, write_s3_job
 from tests.helpers import Daemon, MotoServer, wait_for
 
 __all__ = ["clock"]  # a fixture
@@ -189,21 +190,43 @@ def test_a_bucket_that_is_away_is_asked_again(
 
 
 def test_a_verification_keeps_no_backup_waiting(
-    daemon: Daemon, source: Path, destination: Path
+    daemon: Daemon, clock: Clock, source: Path, destination: Path
 ) -> None:
-    """Nor is it one: what runs, was last and is due next is the backup's."""
-    (source / "large").write_bytes(os.urandom(50_000_000))
-    write_yaml(daemon, "web", source, destination)
+    """Not even one that hangs, where the job does not overlap."""
+    path = write_yaml(daemon, "web", source, destination)
+    path.write_text(path.read_text().replace("manual", '"0 3 * * *"'))
+    daemon.ctl("reload")
+    run(daemon, "web")
+    (source / "large").write_bytes(os.urandom(100_000_000))  # that takes a while
     run(daemon, "web")
     status, answer = daemon.request("POST", "/jobs/web/verify")
     assert status == 202
-    assert job(daemon)["state"] in ("verifying", "idle")
-    time.sleep(_NAME_SECONDS)
-    done = run(daemon, "web")
-    assert done["outcome"] == "success"
+    worker = wait_for(lambda: find_worker(daemon), seconds=10, what="a worker")
+    os.kill(worker, signal.SIGSTOP)
+    try:
+        assert job(daemon)["state"] == "verifying"
+        strike_three(daemon, clock)
+        backup = wait_for(lambda: runs(daemon)[3:], seconds=20, what="a backup")[0]
+        assert finished(daemon, backup["id"])["outcome"] == "success"
+    finally:
+        os.kill(worker, signal.SIGCONT)
     assert finished(daemon, answer["run"]["id"])["outcome"] == "success"
-    assert job(daemon)["last_finished"]["id"] == done["id"]
     assert daemon.ctl("history").stdout.count("verified") == 1
+
+
+def find_worker(daemon: Daemon) -> int | None:
+    """Return the process that works, not its keeper."""
+    works = [each for each in daemon.processes() if "storeletd.worker" in each]
+    return next((int(each.split()[0]) for each in works if "keeper" not in each), None)
+
+
+def test_a_verification_is_no_backup(daemon: Daemon, source: Path, destination: Path) -> None:
+    write_yaml(daemon, "web", source, destination)
+    done = run(daemon, "web")
+    daemon.ctl("verify", "web")
+    found = job(daemon)
+    assert found["last_run"]["id"] == found["last_finished"]["id"] == done["id"]
+    assert [run["kind"] for run in found["runs"]] == ["verify", "backup"]
 
 
 def test_an_encrypted_archive_is_verified_with_the_jobs_password(

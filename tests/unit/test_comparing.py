@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 
 import storelet
 from storelet.restore import opened
+from storelet.restore.comparing import Comparison
 
 LARGE = 2 << 20  # no helper takes it
 
@@ -154,3 +156,25 @@ def test_what_may_have_changed_while_it_was_read_is_racy(source: Path, archive: 
     rot(source / "large", archive)
     result = archive.compare()
     assert (result.compared, result.different) == (0, [])
+
+
+def test_what_changes_while_it_is_read_is_not_compared(source: Path, tmp_path: Path) -> None:
+    path = source / "large"
+    found, data = path.stat(), path.read_bytes()
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    with storelet.ZipBackup("b", destination=storelet.Directory(kept)) as backup:
+        backup.include_file(path)
+    (archive,) = kept.iterdir()
+    (member,) = storelet.open_archive(archive).members()
+    assert member.ctime_ns == found.st_ctime_ns
+
+    def write_meanwhile(times: int) -> Iterator[bytes]:
+        yield data[:100]
+        for _ in range(times):
+            path.write_bytes(bytes(len(data)))
+        yield data[100:]
+
+    comparison = Comparison()
+    assert comparison.write(str(path)[1:], member, write_meanwhile(0)) is True
+    assert comparison.write(str(path)[1:], member, write_meanwhile(1)) is False
