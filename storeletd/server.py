@@ -79,10 +79,9 @@ async def get_health(request: Request) -> Response:
 
 
 async def get_jobs(request: Request) -> Response:
-    """List the jobs, each with its last `runs` runs, and what is wrong with their files."""
+    """List the jobs, and what is wrong with their files."""
     daemon = _daemon(request)
-    runs = _number(request.query_params.get("runs", "0"), "runs")
-    jobs = [describe_job(daemon, job, runs=runs) for job in daemon.jobs.values()]
+    jobs = [describe_job(daemon, job) for job in daemon.jobs.values()]
     return JSONResponse({"jobs": jobs, "problems": describe_problems(daemon)})
 
 

@@ -55,9 +55,9 @@ class Client:
         """Return the state of the daemon itself."""
         return cast(Health, self._ask("GET", "/health"))
 
-    def jobs(self, *, runs: int = 0) -> Jobs:
-        """Return all jobs, each with its last `runs` runs, and problems."""
-        return cast(Jobs, self._ask("GET", f"/jobs?runs={runs}"))
+    def jobs(self) -> Jobs:
+        """Return all jobs, without their runs, and problems."""
+        return cast(Jobs, self._ask("GET", "/jobs"))
 
     def job(self, name: str) -> JobDetails:
         """Return a job with its settings and last runs."""

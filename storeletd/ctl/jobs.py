@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 __all__ = ["list_jobs", "reload", "show", "status"]
 
 _NOT_WELL = 3
-_SHOWN_RUNS = 1  # of each job, where all are shown
 _INVALID = 78
 _AT_REST = ("idle", "waiting")
 _WELL = (None, "success", "skipped")  # last outcomes of a job that is well
@@ -126,7 +125,7 @@ def status(invocation: Invocation, job: str | None, as_json: bool) -> int:
 
 
 def _show_daemon_status(client: Client, as_json: bool) -> int:
-    health, answer = client.health(), client.jobs(runs=_SHOWN_RUNS)
+    health, answer = client.health(), client.jobs()
     jobs = answer["jobs"]
     well = not answer["problems"] and all(_is_well(job) for job in jobs)
     if as_json:
@@ -183,7 +182,7 @@ def _describe_daemon(
     for job in jobs:
         yield ""
         yield _describe_state(job)
-        for line in describe_runs(job["runs"]):
+        for line in describe_runs([job["last_run"]] if job["last_run"] else []):
             yield f"  {line}"
         yield from _describe_failed_proof(job)
         yield from _describe_hold(job)
@@ -204,7 +203,7 @@ def _describe_state(job: Job) -> str:
         state += f", next {next_start} (in {describe_span(left.total_seconds())})"
     elif not job["paused"]:
         state += f", {_never_due(job) or 'never due'}"
-    return state if job["runs"] else f"{state}, no run yet"
+    return state if job["last_run"] else f"{state}, no run yet"
 
 
 def _describe_job(job: Job) -> Iterator[str]:
@@ -230,13 +229,11 @@ def _describe_proofs(job: Job) -> Iterator[str]:
     if verification["next_due"]:
         said += f"; next {describe_time(verification['next_due'])}"
     yield f"  proved:    {said}"
-    yield from _describe_failed_proof(job)
 
 
 def _describe_failed_proof(job: Job) -> Iterator[str]:
     verification = job["verification"]
-    is_shown = any(run["kind"] == "verify" for run in job["runs"])
-    if verification is None or verification["outcome"] in _WELL or is_shown:
+    if verification is None or verification["outcome"] in _WELL:
         return
     message = escape(verification["message"] or verification["outcome"] or "")
     yield f"  {colour('not proved', 'failed')}: {message}"

@@ -143,10 +143,10 @@ def test_list_shows_each_job_in_a_row_for_awk(daemon: Daemon, write_job: WriteJo
     titles, *rows = [
         re.split(r" {2,}", line.strip()) for line in daemon.ctl("list").stdout.splitlines()
     ]
-    assert titles == ["NAME", "STATE", "LAST", "NEXT", "LEFT", "SIZE", "AGE"]
+    assert titles == ["NAME", "STATE", "LAST", "NEXT", "LEFT", "SIZE", "AGE", "PROVED"]
     database, website = rows
     assert database[:3] == ["database", "idle", "-"]
-    assert database[5:] == ["-", "-"]
+    assert database[5:] == ["-", "-", "-"]
     assert website[:3] == ["website", "idle", "success"]
     assert re.fullmatch(TIME, website[3])
     assert re.fullmatch(r"\d+[hms].*", website[4])
