@@ -97,6 +97,7 @@ class Listing:
         self.shift = 0  # bytes before the archive, in which offsets do not count
         self._pieces: list[bytes] = []
         found = find_catalogue(read, size)
+        self.has_catalogue = found is not None
         if found is None:
             self.problems.append("it has no catalogue: it is no zip, or its end is missing")
             return

@@ -8,6 +8,9 @@ What lies between the listed members is read through for local headers (APPNOTE.
    its deflate stream says where it ends;
 3. what goes on beyond the last byte breaks off there, and nothing behind it is believed.
 
+What has neither an end record nor a member near its beginning is no zip, and not read any further:
+it may be a disk.
+
 Modes, hard links and what is a symbolic link stand in catalogues alone.
 """
 
@@ -28,6 +31,7 @@ __all__ = ["salvage"]
 _LEAST_GAP = 64  # bytes: neighbours may have less between them, in extra fields and descriptors
 _CHUNK_BYTES = 8 << 20
 _PIECE_BYTES = 1 << 20
+_BEGINNING_BYTES = 1 << 20  # in which a zip begins; before it may be a program that unpacks it
 _MOST_EXTRA = 65_535 - 28  # beside the field for zip64 that is put in front
 _NOWHERE = 1 << 62  # more bytes than an archive has
 _MOST_READ = 8  # times a gap: what says that it ends and does not must not be sought for ever
@@ -48,6 +52,9 @@ def salvage(read: Read, listing: Listing) -> None:
     Raises StoreletError where reading does.
     """
     size = listing.end
+    if not listing.has_catalogue and not _begins_like_zip(read, size):
+        listing.problems[:] = ["it is no zip: it neither begins nor ends like one"]
+        return
     found, end = _fill_up(read, listing)
     if found and end < size and read(end, len(_CENTRAL)) == _CENTRAL:
         listing.load(Catalogue(end, 0, 0, read_range(read, end, size - end, size)))
@@ -58,6 +65,11 @@ def salvage(read: Read, listing: Listing) -> None:
             f"{found:,} members are in no catalogue: they have no modes and no hard links, and "
             "symbolic links are files with what they point to"
         )
+
+
+def _begins_like_zip(read: Read, size: int) -> bool:
+    beginning = _Gap(read, 0, min(size, _BEGINNING_BYTES))
+    return next(beginning.members(0), None) is not None
 
 
 def _fill_up(read: Read, listing: Listing) -> tuple[int, int]:

@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 
 import storelet
+from storelet.destination.contract import Stored
+from storelet.restore.extraction import Unpacked
 from storelet.restore.listing import Listing
 from storelet.restore.salvage import salvage
 from tests.rawzip import RawMember, build_zip, extra_field
@@ -243,6 +245,38 @@ def test_garbage_between_members_costs_only_what_it_covers(
         found = contents_in(tmp_path / str(number))
         lost = {each.name for each in members if found.get(each.name) != each.data}
         assert len(lost) <= 2, (victim.name, lost)  # some take less than 50 bytes
+
+
+class FrugalDirectory(storelet.Directory):
+    """A directory that gives only so many bytes of its archives."""
+
+    bytes_left = 2 * MIB
+
+    def read(self, archive: Stored, offset: int, size: int) -> bytes:
+        self.bytes_left -= size
+        assert self.bytes_left >= 0
+        return super().read(archive, offset, size)
+
+
+def test_what_is_no_zip_is_not_read_to_its_end_to_say_so(tmp_path: Path) -> None:
+    (tmp_path / "disk_20261120023000.zip").touch()
+    os.truncate(tmp_path / "disk_20261120023000.zip", 1 << 40)
+    (archive,) = storelet.list_archives(FrugalDirectory(tmp_path))
+    assert archive.problems == ["it is no zip: it neither begins nor ends like one"]
+    assert list(archive.members()) == []
+    assert archive.extract(tmp_path / "target") == Unpacked()
+
+
+def test_what_has_lost_its_end_may_have_a_program_before_it(tmp_path: Path) -> None:
+    dice = random.Random(7)  # noqa: S311 - no secret
+    program = b"#!/bin/sh\nPK\3\4 " + dice.randbytes(MIB - 1000)
+    content = dice.randbytes(3 * MIB)
+    data = program + streamed(b"file", content, 0, is_wide=False)
+    archive = open_bytes(tmp_path, data[:-4])
+    assert archive.extract(tmp_path / "target").refused == [
+        ("file", "the archive ends before it does")
+    ]
+    assert open_bytes(tmp_path, data).read("file") == content
 
 
 def test_each_byte_is_read_once(whole: bytes) -> None:
