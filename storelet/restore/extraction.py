@@ -210,7 +210,7 @@ class Extraction:
         """Return one for one thread."""
         if self._root is None:
             return Comparison()
-        return Target(self._root, replace=self._replace)
+        return Target(self._root, replace=self._replace, is_for_one=True)
 
     def _make_links(self) -> None:
         assert self._target is not None or not self._links  # noqa: S101 - only there

@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import resource
 import stat
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
@@ -26,7 +27,8 @@ from storelet.restore.paths import RefusedError, temporary_name
 __all__ = ["Target", "open_root"]
 
 _ENTER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_OPEN_DIRECTORIES = 128  # kept open; entering one takes as long as writing a file
+_OPEN_DIRECTORIES = 128  # kept open at most; entering one takes as long as writing a file
+_PART = 8  # of the descriptors that a process may have is for these
 _PRIVATE = 0o700
 _READ_BYTES = 1 << 20
 _SET_ID = stat.S_ISUID | stat.S_ISGID
@@ -49,15 +51,19 @@ def open_root(path: str, *, make: bool) -> int:
 class Target:
     """A tree, by the descriptor of its root; `replace` files that are there.
 
+    Directories are kept open for what comes next, unless it `is_for_one` file.
+
     Methods raise RefusedError where a member cannot come where it belongs, and OSError where
     nothing can, such as on a full disk.
     """
 
-    def __init__(self, root: int, *, replace: bool) -> None:
+    def __init__(self, root: int, *, replace: bool, is_for_one: bool = False) -> None:
         self._root = root
         self._replace = replace
         self._is_root = os.geteuid() == 0
         self._directories: OrderedDict[str, int] = OrderedDict()
+        allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._most_open = 1 if is_for_one else min(_OPEN_DIRECTORIES, max(allowed // _PART, 1))
         self._has_temporary = os.path.isdir("/proc/self/fd")
 
     def close(self) -> None:
@@ -173,7 +179,7 @@ class Target:
             is_last = number == len(parts) - 1
             above = _enter(above, parts[number], 0o777 if mode and not is_last else mode)
             self._directories["/".join(parts[: number + 1])] = above
-            if len(self._directories) > _OPEN_DIRECTORIES:
+            if len(self._directories) > self._most_open:
                 os.close(self._directories.popitem(last=False)[1])
         return above
 

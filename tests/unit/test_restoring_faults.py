@@ -6,7 +6,8 @@ import os
 import random
 import subprocess
 import sys
-from contextlib import suppress
+import zipfile
+from contextlib import closing, suppress
 from pathlib import Path
 from threading import Event, current_thread
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 
 import storelet
+from storelet.restore.target import Target, open_root
 from tests.helpers import CLONE, wait_for
 from tests.scripts import AS_PLAIN_USER, REFUSING, run_script, run_with_mounts
 from tests.trees import describe_tree, make_strange_tree
@@ -198,6 +200,41 @@ with tempfile.TemporaryDirectory() as top:
 """
     )
     assert done.stdout.endswith("target: Permission denied\n")
+
+
+def test_deep_directories_take_few_file_descriptors(
+    tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    request.addfinalizer(lambda: subprocess.run(["rm", "-rf", tmp_path / "target"], check=True))
+    contents = {f"small/{number}": b"%d" % number for number in range(900)}  # for helpers, too
+    for top in "abcdef":
+        deep = f"{top}/" + "deeper/" * 550
+        contents |= {f"{deep}small": top.encode(), f"{deep}large": top.encode() * (MIB + 1)}
+    with zipfile.ZipFile(tmp_path / "deep.zip", "w") as packed:
+        for name, content in contents.items():
+            packed.writestr(name, content)
+    few = """
+import resource, sys
+most = 64 + 8 * int(sys.argv[4])
+resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+"""
+    target = tmp_path / "target"
+    for _ in range(2):  # the second one looks at what is there
+        arguments = tmp_path / "deep.zip", target, "never", str(os.cpu_count())
+        run_script(few + RESTORE, *arguments)
+    for top in "abcdef":
+        deep = target / top / ("deeper/" * 550)
+        assert (deep / "small").read_bytes() == top.encode()
+        assert (deep / "large").read_bytes() == top.encode() * (MIB + 1)
+
+
+def test_large_files_on_many_cores_take_one_directory_each(tmp_path: Path) -> None:
+    root = open_root(os.fspath(tmp_path), make=False)
+    before = len(os.listdir("/proc/self/fd"))
+    with closing(Target(root, replace=False, is_for_one=True)) as target:
+        target.make_directory("a/b/c/d")
+        assert len(os.listdir("/proc/self/fd")) == before + 1
+    os.close(root)
 
 
 def test_a_full_disk_ends_it_and_more_room_lets_it_go_on(archive: Path, tmp_path: Path) -> None:
