@@ -64,6 +64,25 @@ def test_nothing_that_is_there_is_replaced_unasked(
     assert describe_tree(target) == describe_tree(tmp_path / "source")
 
 
+def test_directories_that_are_there_become_as_the_archive_has_them(
+    archive: storelet.OpenedArchive, tmp_path: Path
+) -> None:
+    target = tmp_path / "target"
+    target.mkdir(mode=0o711)
+    for name in ("directory", "deep", "theirs"):
+        (target / name).mkdir(mode=0o700)
+    (target / "deep" / "of theirs").touch()
+    others = describe_tree(target)
+    archive.extract(target, ["/deep/"])
+    found, expected = describe_tree(target), describe_tree(tmp_path / "source")
+    assert found["deep"] == expected["deep"]
+    assert found["directory"] == others["directory"]  # no pattern fits it
+    archive.extract(target)
+    kept = {name: others[name] for name in ("theirs", "deep/of theirs")}
+    assert describe_tree(target) == expected | kept
+    assert stat.S_IMODE(target.stat().st_mode) == 0o711
+
+
 def test_a_dry_run_writes_nothing(archive: storelet.OpenedArchive, tmp_path: Path) -> None:
     target = tmp_path / "target"
     result = archive.extract(target, dry_run=True)
