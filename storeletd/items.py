@@ -25,6 +25,7 @@ from storeletd.values import (
     AnyText,
     BucketName,
     Command,
+    CustomerKey,
     Duration,
     FileName,
     MemberName,
@@ -172,8 +173,8 @@ class Upload(SettingsModel):
     SSECustomerAlgorithm: Literal["AES256"] | None = setting(
         "Encrypt with a key of your own, together with SSECustomerKey.", "AES256"
     )
-    SSECustomerKey: Secret | None = setting(
-        "That key, 32 bytes of text, which the store does not keep: who has lost it has lost the"
+    SSECustomerKey: CustomerKey | None = setting(
+        "That key, base64 of 32 bytes, which the store does not keep: who has lost it has lost the"
         " archives.",
         {"credential": "s3-customer-key"},
         validate_default=True,

@@ -39,6 +39,7 @@ __all__ = [
     "AnyText",
     "BucketName",
     "Command",
+    "CustomerKey",
     "Duration",
     "EnvironmentValue",
     "FileName",
@@ -61,6 +62,7 @@ __all__ = [
 TEXT_EXPECTED = "text_expected"  # type of pydantic's error where YAML may have read a number
 
 _DURATION_PATTERN = "^ *([0-9]+w)?([0-9]+d)?([0-9]+h)?([0-9]+m)?([0-9]+s)? *$"
+_CUSTOMER_KEY = "^[A-Za-z0-9+/]{43}=$"  # base64 of 32 bytes
 
 
 def _check_text(value: str) -> str:
@@ -205,6 +207,12 @@ def _write_reference(value: str | SecretReference) -> object:
     return {value.kind: value.name} if isinstance(value, SecretReference) else value
 
 
+def _check_customer_key(value: SecretStr | SecretReference) -> SecretStr | SecretReference:
+    if isinstance(value, SecretStr) and not re.fullmatch(_CUSTOMER_KEY, value.get_secret_value()):
+        raise ValueError("expected base64 of 32 bytes, as by: openssl rand -base64 32")
+    return value
+
+
 def _write_secret(value: SecretStr | SecretReference, info: SerializationInfo) -> object:
     """Write a plain secret only where the context says `reveal`."""
     if isinstance(value, SecretReference):
@@ -312,6 +320,11 @@ Secret = Annotated[
     PlainValidator(_read_secret),
     PlainSerializer(_write_secret),
     WithJsonSchema({"anyOf": [{"type": "string", "minLength": 1}, _REFERENCE_SCHEMA]}),
+]
+CustomerKey = Annotated[
+    Secret,
+    AfterValidator(_check_customer_key),
+    WithJsonSchema({"anyOf": [{"type": "string", "pattern": _CUSTOMER_KEY}, _REFERENCE_SCHEMA]}),
 ]
 EnvironmentValue = Annotated[
     str | SecretReference,

@@ -6,6 +6,8 @@ User Guide, "Amazon S3 multipart upload limits".
 
 from __future__ import annotations
 
+import base64
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -38,7 +40,9 @@ _READ_BYTES = 64 << 10  # at once, a sign of life each
 _OURS = frozenset(
     {"Body", "Bucket", "ChecksumAlgorithm", "IfMatch", "IfNoneMatch", "Key"}
     | {"ObjectLockMode", "ObjectLockRetainUntilDate"}  # said by `lock`
+    | {"SSECustomerKeyMD5"}  # boto3 makes it
 )
+_CUSTOMER_KEY = re.compile("[A-Za-z0-9+/]{43}=")  # base64 of 32 bytes
 # Of `upload`, what concerns archives and not their marks.
 _NOT_OF_MARKS = frozenset({"Metadata", "StorageClass"})
 
@@ -71,6 +75,9 @@ class S3:
                 f"bucket {bucket}: upload holds what Storelet says itself: {', '.join(ours)}",
                 hint="leave it out",
             )
+        if "SSECustomerKey" in self._upload_options:
+            key = _read_customer_key(self._upload_options["SSECustomerKey"], bucket)
+            self._upload_options["SSECustomerKey"] = key
         if access_key is not None:
             client_options["aws_access_key_id"] = access_key
         if secret_key is not None:
@@ -206,6 +213,16 @@ class S3:
             version=found["ETag"],
             modified=found["LastModified"].timestamp(),
         )
+
+
+def _read_customer_key(key: object, bucket: str) -> bytes:
+    """Return a key as boto3 takes it, which would take any text for one and encode that."""
+    if not isinstance(key, str) or not _CUSTOMER_KEY.fullmatch(key):
+        raise UsageError(
+            f"bucket {bucket}: SSECustomerKey is not base64 of 32 bytes",
+            hint="make one with: openssl rand -base64 32",
+        )
+    return base64.b64decode(key)
 
 
 def _read_body(body: StreamingBody, size: int) -> bytes:

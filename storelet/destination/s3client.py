@@ -36,7 +36,6 @@ _REPEATED = frozenset(
         "RequestPayer",
         "SSECustomerAlgorithm",
         "SSECustomerKey",
-        "SSECustomerKeyMD5",
     }
 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import re
 import signal
@@ -29,6 +30,7 @@ from tests.helpers import CLONE, Bucket, MotoServer, wait_for
 from tests.proxy import Answer, Proxy, Request, error_answer
 from tests.zipparser import parse_zip
 
+CUSTOMER_KEY = base64.b64encode(b"0123456789abcdef" * 2).decode()
 NAME = "example_20130421163000.zip"
 NO_RETRY = Config(retries={"total_max_attempts": 1})
 ONE_RETRY = Config(retries={"total_max_attempts": 2})
@@ -204,13 +206,38 @@ def test_options_of_the_upload_reach_the_object(
 def test_a_key_of_the_customers_own_goes_with_every_request_that_needs_it(
     s3_server: Bucket, proxy: Proxy, large: bytes
 ) -> None:
-    upload = {"SSECustomerAlgorithm": "AES256", "SSECustomerKey": "k" * 32}
+    upload = {"SSECustomerAlgorithm": "AES256", "SSECustomerKey": CUSTOMER_KEY}
     send(s3_server, proxy.endpoint, large, upload=upload)
     name = "x-amz-server-side-encryption-customer-key"
-    assert all(name in request.headers for request in proxy.requests)
+    assert {request.headers[name] for request in proxy.requests} == {CUSTOMER_KEY}
 
 
-@pytest.mark.parametrize("name", ["Body", "Bucket", "Key", "ChecksumAlgorithm", "IfNoneMatch"])
+@pytest.mark.parametrize(
+    "key",
+    [
+        "s3cr3t" + "k" * 26,  # the bytes themselves
+        b"s3cr3t" + b"k" * 26,
+        base64.b64encode(b"s3cr3t" + b"k" * 25).decode(),
+        base64.b64encode(b"s3cr3t" + b"k" * 27).decode(),
+        CUSTOMER_KEY + "\n",
+        CUSTOMER_KEY.replace("M", "-"),
+        "",
+        None,
+    ],
+)
+def test_a_key_of_the_customers_own_is_base64_of_32_bytes(key: object) -> None:
+    upload = {"SSECustomerAlgorithm": "AES256", "SSECustomerKey": key}
+    with pytest.raises(storelet.UsageError) as said:
+        S3("my-bucket", upload=upload)
+    assert str(said.value) == (
+        "bucket my-bucket: SSECustomerKey is not base64 of 32 bytes"
+        " (make one with: openssl rand -base64 32)"
+    )
+
+
+@pytest.mark.parametrize(
+    "name", ["Body", "Bucket", "Key", "ChecksumAlgorithm", "IfNoneMatch", "SSECustomerKeyMD5"]
+)
 def test_what_storelet_says_itself_is_no_option_of_the_upload(small: bytes, name: str) -> None:
     with pytest.raises(storelet.UsageError, match=f"bucket my-bucket: upload holds .*: {name}"):
         send("my-bucket", None, small, upload={name: "x"})
@@ -787,7 +814,7 @@ def test_keys_left_out_come_from_botos_own_chain_and_given_ones_win(
     [
         {"aws_session_token": "t0k3n\n"},
         {"access_key": "t0k3n\n"},
-        {"upload": {"SSECustomerAlgorithm": "t0k3n\n", "SSECustomerKey": "t0k3n"}},
+        {"upload": {"SSECustomerAlgorithm": "t0k3n\n", "SSECustomerKey": CUSTOMER_KEY}},
     ],
 )
 def test_a_key_with_a_line_end_is_an_error_that_does_not_show_it(

@@ -41,6 +41,7 @@ from storeletd.settings import (
     YamlSettings,
 )
 
+CUSTOMER_KEY = "cGxhaW4tc2VjcmV0cGxhaW4tc2VjcmV0cGxhaW4tc2U="
 EXAMPLE = """\
 # /etc/storelet.d/website.yaml
 schedule: "30 2 * * *"
@@ -62,7 +63,10 @@ save:
   - s3: my-bucket
     prefix: web/
     endpoint_url: https://s3.example.org
-    upload: {StorageClass: STANDARD_IA, SSECustomerAlgorithm: AES256, SSECustomerKey: plain-secret}
+    upload:
+      StorageClass: STANDARD_IA
+      SSECustomerAlgorithm: AES256
+      SSECustomerKey: cGxhaW4tc2VjcmV0cGxhaW4tc2VjcmV0cGxhaW4tc2U=
     access_key: {credential: s3-key}
     secret_key: plain-secret
   - directory: /mnt/nas/backups
@@ -123,7 +127,7 @@ def test_settings_are_values_of_their_kind(job: Job) -> None:
     assert bucket.upload == Upload(
         StorageClass="STANDARD_IA",
         SSECustomerAlgorithm="AES256",
-        SSECustomerKey=SecretStr("plain-secret"),
+        SSECustomerKey=SecretStr(CUSTOMER_KEY),
     )
 
 
@@ -268,6 +272,7 @@ def test_plain_secrets_are_masked_wherever_a_job_is_shown(job: Job) -> None:
     assert environment["TOKEN"] == {"env": "TOKEN_OF_US"}
     for text in (repr(job), str(job), repr(job.settings), str(job.settings), json.dumps(shown)):
         assert "plain-secret" not in text
+        assert CUSTOMER_KEY not in text
 
 
 def test_secrets_in_commands_and_variables_are_masked_where_a_name_gives_them_away(
@@ -374,6 +379,7 @@ def spoil(values: dict[str, Any], **changes: Any) -> dict[str, Any]:
 
 
 BUCKET = {"s3": "my-bucket"}
+OWN_KEY = {"SSECustomerAlgorithm": "AES256", "SSECustomerKey": CUSTOMER_KEY}
 SPOILT: list[dict[str, Any]] = [
     {"keep": {"last": 0}},
     {"keep": {"dayly": 7}},
@@ -434,9 +440,11 @@ SPOILT: list[dict[str, Any]] = [
     {"save": [BUCKET | {"endpoint_url": "https://user@s3.example.org"}]},
     {"save": [BUCKET | {"regionname": "x"}]},
     {"save": [BUCKET | {"upload": {"StorageClas": "x"}}]},
-    {"save": [BUCKET | {"upload": {"SSECustomerKey": "x"}}]},
+    {"save": [BUCKET | {"upload": {"SSECustomerKey": CUSTOMER_KEY}}]},
     {"save": [BUCKET | {"upload": {"SSECustomerAlgorithm": "AES256"}}]},
-    {"save": [BUCKET | {"upload": {"SSECustomerAlgorithm": "x", "SSECustomerKey": "x"}}]},
+    {"save": [BUCKET | {"upload": OWN_KEY | {"SSECustomerAlgorithm": "x"}}]},
+    {"save": [BUCKET | {"upload": OWN_KEY | {"SSECustomerKey": "k" * 32}}]},
+    {"save": [BUCKET | {"upload": OWN_KEY | {"SSECustomerKey": CUSTOMER_KEY[4:]}}]},
     {"save": [BUCKET | {"lock": True}]},
     {"save": [BUCKET | {"lock": {"mode": "governance"}}]},
     {"save": [BUCKET | {"lock": {"mode": "soft", "retain": "30d"}}]},

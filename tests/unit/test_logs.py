@@ -175,11 +175,12 @@ def test_any_file_name_is_logged_on_one_line_that_every_stream_takes(tmp_path: P
 def test_no_secret_is_logged_though_everything_is(tree: Path, s3_server: Bucket) -> None:
     done = run_script(
         """
-import logging, storelet, sys
+import base64, logging, storelet, sys
 storelet.setup_logging(level=logging.DEBUG)
 with storelet.ZipBackup("example") as backup:
     backup.include_directory(sys.argv[1])
-    for upload in {}, {"SSECustomerAlgorithm": "AES256", "SSECustomerKey": "k3y" + "y" * 29}:
+    key = base64.b64encode(b"k3y" + b"y" * 29).decode()
+    for upload in {}, {"SSECustomerAlgorithm": "AES256", "SSECustomerKey": key}:
         backup.save_to_s3(sys.argv[2], "AKIDAKID", "s3cr3ts3cr3t", endpoint_url=sys.argv[3],
                           region_name="us-east-1", aws_session_token="t0k3nt0k3n", upload=upload)
 """,

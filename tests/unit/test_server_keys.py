@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,8 @@ from tests.proxy import Proxy
 from tests.zipparser import parse_zip
 
 MIB = 1 << 20
-OF_OURS = {"SSECustomerAlgorithm": "AES256", "SSECustomerKey": "k" * 32}
+KEY = b"k" * 32
+OF_OURS = {"SSECustomerAlgorithm": "AES256", "SSECustomerKey": base64.b64encode(KEY).decode()}
 OF_KMS = {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": "alias/backup"}
 OLD = 1_366_561_800
 
@@ -95,7 +97,9 @@ def test_what_is_encrypted_with_a_key_of_ours_is_read_with_it_alone(
     keys = seaweedfs.keys()
     assert len(keys) == 2
     for key in keys:
-        got = seaweedfs.client.get_object(Bucket=seaweedfs.name, Key=key, **OF_OURS)
+        got = seaweedfs.client.get_object(
+            Bucket=seaweedfs.name, Key=key, SSECustomerAlgorithm="AES256", SSECustomerKey=KEY
+        )
         assert contents(parse_zip(got["Body"].read())) == contents_of(large)
         with pytest.raises(ClientError):
             seaweedfs.client.get_object(Bucket=seaweedfs.name, Key=key)
