@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from typing import NamedTuple
 
@@ -31,19 +31,27 @@ from storelet.zipformat import (
 )
 
 __all__ = [
+    "READ_AT_FIRST",
     "TAIL_BYTES",
     "DamagedError",
     "Header",
+    "Read",
     "find_catalogue",
     "read_headers",
+    "read_range",
     "read_record",
     "relocate",
     "set_record",
     "split",
 ]
 
+Read = Callable[[int, int], bytes]  # offset and size; all of it, or StoreletError
+
+READ_AT_FIRST = 256 << 10  # bytes of an archive's end: the whole catalogue of 1,500 files
 TAIL_BYTES = 22 + 20 + 56  # of an archive of ours: the end records, which have no comment
 
+_CHUNK_BYTES = 8 << 20
+_PIECE_BYTES = 1 << 20
 _HEADER = struct.Struct("<4sHHHHHHLLLHHHHHLL")
 _HEADER_BYTES = 46
 _MAGIC = b"PK\x01\x02"
@@ -97,6 +105,18 @@ def find_catalogue(tail: bytes) -> tuple[int, int] | None:
     if _UINT32 in (size, offset) and tail[-TAIL_BYTES:][:4] == b"PK\x06\x06":
         size, offset = struct.unpack_from("<QQ", tail, len(tail) - TAIL_BYTES + 40)
     return offset, size
+
+
+def read_range(
+    read: Read, start: int, size: int, tail_start: int, tail: bytes = b""
+) -> Iterator[bytes]:
+    """Yield the bytes from `start` on in pieces; the `tail`, from `tail_start` on, is known."""
+    stop = start + size
+    for at in range(start, min(tail_start, stop), _CHUNK_BYTES):
+        chunk = read(at, min(_CHUNK_BYTES, tail_start - at, stop - at))
+        for piece in range(0, len(chunk), _PIECE_BYTES):
+            yield chunk[piece : piece + _PIECE_BYTES]
+    yield tail[max(start - tail_start, 0) : max(stop - tail_start, 0)]
 
 
 def split(chunks: Iterable[bytes]) -> Iterator[bytes]:

@@ -15,13 +15,16 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, pairwise
 
 from storelet.catalogue import (
+    READ_AT_FIRST,
     DamagedError,
     Header,
     find_catalogue,
     read_headers,
+    read_range,
     read_record,
     set_record,
     split,
@@ -33,10 +36,6 @@ from storelet.reuse import Span
 from storelet.zipformat import PRIVATE_VERSION, ArchiveRecord
 
 __all__ = ["Members", "NotReusableError", "PreviousArchive", "read_previous"]
-
-_TAIL_BYTES = 256 << 10  # read at first: the whole catalogue of 1,500 files
-_CHUNK_BYTES = 8 << 20
-_PIECE_BYTES = 1 << 20
 
 
 class NotReusableError(Exception):
@@ -144,30 +143,18 @@ def read_previous(destination: Destination, backup: str) -> PreviousArchive:
 
 
 def _read(destination: Destination, stored: Stored, backup: str) -> PreviousArchive:
-    tail_start = max(stored.size - _TAIL_BYTES, 0)
-    tail = destination.read(stored, tail_start, stored.size - tail_start)
+    read = partial(destination.read, stored)
+    tail_start = max(stored.size - READ_AT_FIRST, 0)
+    tail = read(tail_start, stored.size - tail_start)
     found = find_catalogue(tail)
     if found is None or sum(found) > stored.size - 22:
         raise NotReusableError(f"{stored.name} is not one that Storelet has made")
     end, size = found
     if size == 0:
         raise NotReusableError(f"{stored.name} is empty")
-    chunks = _read_range(destination, stored, end, size, tail_start, tail)
-    pieces = split(chunks)
+    pieces = split(read_range(read, end, size, tail_start, tail))
     first = next(pieces)
     record = read_record(first)
     if record is None or record.job != backup:
         raise NotReusableError(f"{stored.name} is not one that this Storelet understands")
     return PreviousArchive(stored, record, Members(chain([first], pieces), end))
-
-
-def _read_range(
-    destination: Destination, stored: Stored, start: int, size: int, tail_start: int, tail: bytes
-) -> Iterator[bytes]:
-    """Yield the bytes from `start` on, of which the tail is there already."""
-    stop = start + size
-    for at in range(start, min(tail_start, stop), _CHUNK_BYTES):
-        chunk = destination.read(stored, at, min(_CHUNK_BYTES, tail_start - at, stop - at))
-        for piece in range(0, len(chunk), _PIECE_BYTES):
-            yield chunk[piece : piece + _PIECE_BYTES]
-    yield tail[max(start - tail_start, 0) : stop - tail_start]

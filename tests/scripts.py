@@ -14,7 +14,7 @@ import pytest
 
 from tests.helpers import CLONE
 
-__all__ = ["AS_PLAIN_USER", "REFUSING", "run_script", "run_with_mounts"]
+__all__ = ["AS_PLAIN_USER", "REFUSING", "ctl", "run_script", "run_with_mounts"]
 
 # Where the tests run as root, permissions stop nobody: this makes the script somebody else.
 # It may find no module that is not loaded by then.
@@ -59,6 +59,18 @@ def refuse(*rules):
     assert prctl(38, 1, 0, 0, 0) == 0  # PR_SET_NO_NEW_PRIVS
     assert prctl(22, 2, ctypes.create_string_buffer(filled), 0, 0) == 0, ctypes.get_errno()
 """
+
+
+def ctl(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run storeletctl, where no daemon need be, with that environment alone."""
+    return subprocess.run(
+        [sys.executable, "-m", "storeletd.ctl", *arguments],
+        cwd=CLONE,
+        env={"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "TZ": "Europe/Berlin", **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
 
 
 def run_script(

@@ -70,7 +70,7 @@ spooled                 errors observer deflate encryption source plan layout ar
 streamed                errors observer zipformat deflate encryption source plan layout archive
                         destination.contract label matching delivery
 restore
-restore.endrecord
+restore.endrecord       catalogue
 restore.listing         zipformat catalogue deflate restore.endrecord
 restore.paths           restore.listing
 restore.content         errors zipformat catalogue encryption restore.listing restore.paths

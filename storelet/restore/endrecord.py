@@ -7,16 +7,13 @@ program that unpacks it, and something behind it.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
-__all__ = ["Catalogue", "Read", "find_catalogue", "read_range"]
+from storelet.catalogue import READ_AT_FIRST, Read, read_range
 
-Read = Callable[[int, int], bytes]  # offset and size; all of it, or StoreletError
+__all__ = ["Catalogue", "find_catalogue"]
 
-_TAIL_BYTES = 256 << 10  # read at first: the whole catalogue of 1,500 files
-_CHUNK_BYTES = 8 << 20
-_PIECE_BYTES = 1 << 20
 _MOST_ENDS = 16  # end records that are tried; a comment, or what is behind, may look like many
 
 _END = b"PK\x05\x06"
@@ -39,7 +36,7 @@ class Catalogue(NamedTuple):
 
 def find_catalogue(read: Read, size: int) -> Catalogue | None:
     """Return the catalogue of an archive of `size` bytes; None where there is no end record."""
-    tail_start = max(size - _TAIL_BYTES, 0)
+    tail_start = max(size - READ_AT_FIRST, 0)
     tail = read(tail_start, size - tail_start)
     at, tried = len(tail), 0
     while tried < _MOST_ENDS and (at := tail.rfind(_END, 0, at)) >= 0:
@@ -104,15 +101,3 @@ def _find_shift(read: Read, start: int, offset: int) -> int:
         if first != _UINT32 and not is_there:
             return 0
     return shift
-
-
-def read_range(
-    read: Read, start: int, size: int, tail_start: int, tail: bytes = b""
-) -> Iterator[bytes]:
-    """Yield the bytes from `start` on in pieces; the `tail`, from `tail_start` on, is known."""
-    stop = start + size
-    for at in range(start, min(tail_start, stop), _CHUNK_BYTES):
-        chunk = read(at, min(_CHUNK_BYTES, tail_start - at, stop - at))
-        for piece in range(0, len(chunk), _PIECE_BYTES):
-            yield chunk[piece : piece + _PIECE_BYTES]
-    yield tail[max(start - tail_start, 0) : max(stop - tail_start, 0)]

@@ -18,9 +18,9 @@ from contextlib import suppress
 from itertools import chain
 from typing import NamedTuple
 
-from storelet.catalogue import read_record
+from storelet.catalogue import Read, read_record
 from storelet.deflate import squeeze, unsqueeze
-from storelet.restore.endrecord import Catalogue, Read, find_catalogue
+from storelet.restore.endrecord import Catalogue, find_catalogue
 from storelet.zipformat import (
     HAS_RAW_NAME,
     PRIVATE,

@@ -20,9 +20,9 @@ import struct
 from array import array
 from collections.abc import Iterator
 
-from storelet.catalogue import DamagedError
+from storelet.catalogue import DamagedError, read_range
 from storelet.restore.content import METHODS, end_of, measure
-from storelet.restore.endrecord import Catalogue, read_range
+from storelet.restore.endrecord import Catalogue
 from storelet.restore.listing import Listing, Read
 from storelet.zipformat import DEFLATED
 

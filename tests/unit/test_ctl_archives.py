@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,9 @@ from typing import Any
 import pytest
 
 import storelet
-from tests.helpers import ACCESS_KEY, CLONE, SECRET_KEY, Bucket
+from tests.helpers import ACCESS_KEY, SECRET_KEY, Bucket
 from tests.proxy import Proxy
+from tests.scripts import ctl
 from tests.trees import describe_tree, make_strange_tree
 
 JOB = """\
@@ -54,17 +54,6 @@ class Nights:
 
     def json(self, verb: str, *arguments: str) -> Any:
         return json.loads(self.ctl(verb, *arguments, "--json").stdout)
-
-
-def ctl(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "storeletd.ctl", *arguments],
-        cwd=CLONE,
-        env={"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "TZ": "UTC", **environment},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ import pytest
 
 from storeletd.schedule import local_timezone
 from tests.helpers import CLONE
+from tests.scripts import ctl
 
 GOOD = """\
 schedule: "30 2 * * *"
@@ -27,17 +28,6 @@ schedule: "61 2 * * *"
 include: [{directory: /srv/www}]
 sav: [{directory: /mnt/backups}]
 """
-
-
-def ctl(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "storeletd.ctl", *arguments],
-        cwd=CLONE,
-        env={"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "TZ": "Europe/Berlin", **environment},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
 
 
 def test_calendar_lists_the_due_times_of_an_expression() -> None:

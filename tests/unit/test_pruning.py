@@ -16,7 +16,7 @@ from freezegun import freeze_time
 import storelet
 from storelet.errors import PermissionDeniedError
 from tests.helpers import Bucket
-from tests.unit.test_ctl_archives import ctl
+from tests.scripts import ctl
 
 NIGHTS = 12
 START = datetime(2024, 11, 1, 2, 30, tzinfo=UTC)
