@@ -112,7 +112,7 @@ def _decrypt(pieces: Iterable[bytes], member: StoredMember, secret: bytes) -> It
     try:
         decryptor = Decryptor(secret, held[:head_bytes])
     except WrongPasswordError as error:
-        raise RefusedError("it has another password") from error
+        raise RefusedError("it has another password, or is damaged") from error
     held = held[head_bytes:]
     while left:
         held = held or _next(rest)

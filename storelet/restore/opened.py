@@ -7,8 +7,8 @@ import random
 import re
 import socket
 import zlib
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, closing, suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
@@ -24,6 +24,7 @@ from storelet.errors import (
     RestoreError,
     StoreletError,
     UsageError,
+    WrongPasswordError,
 )
 from storelet.label import find_record
 from storelet.restore.content import check_readable, find_data, unpack
@@ -145,7 +146,7 @@ class OpenedArchive:
         found = self.find(member) if isinstance(member, str) else member
         try:
             check_readable(found, self._listing.end)
-            self._check_password(found)
+            self._check_password([found] if found.encryption else [])
             yield from unpack(read_data(self._read, found), found, self._secret)
         except (DamagedError, RefusedError) as error:
             raise DamagedArchiveError(f"{found.name} in {self.name}: {error}") from error
@@ -215,8 +216,7 @@ class OpenedArchive:
 
         chosen = is_chosen if sample < 1 else _make_filter(())
         found = survey(self._read, self._listing, chosen, lambda member: member.name, None, "never")
-        if found.encrypted is not None:
-            self._check_password(found.encrypted)
+        self._check_password(found.encrypted)
         return Extraction(
             self._read,
             self._listing,
@@ -284,7 +284,7 @@ class OpenedArchive:
                 )
             if root is not None and path != "/":
                 _require_room(root, found.size, path)
-            if found.encrypted is not None and not dry_run:
+            if not dry_run:
                 self._check_password(found.encrypted)
             extraction = Extraction(
                 self._read,
@@ -304,21 +304,37 @@ class OpenedArchive:
             if root is not None:
                 os.close(root)
 
-    def _check_password(self, member: StoredMember) -> None:
-        """Raise CredentialsError where there is no password for a member, or a wrong one."""
-        if not member.encryption:
-            return
-        if not self._secret:
+    def _check_password(self, members: Sequence[StoredMember]) -> None:
+        """Raise CredentialsError where there is no password for encrypted members, or a wrong one.
+
+        It is wrong where it opens none of them: one that it does not open may be damaged.
+        """
+        if members and not self._secret:
             raise CredentialsError(
                 f"{self.name} is encrypted, and no password is given",
                 hint="give password=, or to storeletctl --password-file",
             )
+        wrong: WrongPasswordError | None = None
+        for member in members:
+            try:
+                self._try_password(member)
+            except DamagedError:  # which is told of where it is read
+                continue
+            except WrongPasswordError as error:
+                wrong = error
+            else:
+                return
+        if wrong is not None:
+            raise wrong
+
+    def _try_password(self, member: StoredMember) -> None:
+        """Raise WrongPasswordError where the password is not that of a member, or DamagedError."""
         from storelet.encryption import HEAD_BYTES, Decryptor
 
-        with suppress(DamagedError):  # which is told of where it is read
-            head = self._read(member.offset, member.head_bytes + HEAD_BYTES[member.encryption])
-            start = find_data(head, member)
-            Decryptor(self._secret, head[start : start + HEAD_BYTES[member.encryption]])
+        head_bytes = HEAD_BYTES[member.encryption]
+        head = self._read(member.offset, member.head_bytes + head_bytes)
+        start = find_data(head, member)
+        Decryptor(self._secret, head[start : start + head_bytes])
 
     @cached_property
     def _record(self) -> ArchiveRecord | None:

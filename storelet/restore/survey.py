@@ -30,6 +30,7 @@ __all__ = ["Overwrite", "Survey", "Verdict", "survey"]
 Overwrite = Literal["never", "if-newer", "always"]
 _ELSEWHERE = 1 << 62  # for what is in no archive
 _MOST_LOOKED_AT = 100  # members that overlap; each costs a request
+_MOST_TRIED = 5  # members that a password is tried on; each costs a request
 _SHARES = "it shares bytes with another member"
 _SET_ID = stat.S_ISUID | stat.S_ISGID
 
@@ -52,15 +53,15 @@ class Survey:
     refused: dict[int, tuple[str, str]] = field(default_factory=dict)  # name and reason
     files: int = 0  # files and symbolic links to restore
     size: int = 0  # bytes of their content
-    encrypted: StoredMember | None = None  # the first of them
+    encrypted: list[StoredMember] = field(default_factory=list)  # some, to try a password on
     links: dict[bytes, Wanted] = field(default_factory=dict)  # what is there of hard links
 
     def take(self, member: StoredMember, verdict: int) -> None:
         """Note what becomes of the next member."""
         self.verdicts.append(verdict)
         self._count(member, verdict, 1)
-        if member.encryption and verdict == Verdict.RESTORE and self.encrypted is None:
-            self.encrypted = member
+        if member.encryption and verdict == Verdict.RESTORE and len(self.encrypted) < _MOST_TRIED:
+            self.encrypted.append(member)
 
     def refuse(self, number: int, member: StoredMember, reason: str) -> None:
         """Refuse a member that was noted before, if it is wanted."""

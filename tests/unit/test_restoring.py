@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 import storelet
+from storelet.restore.content import find_data
+from storelet.restore.listing import StoredMember
 from tests.trees import describe_tree, make_strange_tree
 
 
@@ -156,6 +158,45 @@ def test_a_changed_bit_of_an_encrypted_member_is_found(encrypted: Path, tmp_path
     result = storelet.open_archive(encrypted, password="pässword").extract(tmp_path / "target")
     assert [name for name, _ in result.refused] == ["random"]
     assert not (tmp_path / "target" / "random").exists()
+
+
+def find_encrypted(path: Path) -> list[StoredMember]:
+    members = [each for each in storelet.open_archive(path).members() if each.encryption]
+    return sorted(members, key=lambda member: member.offset)
+
+
+def test_a_member_whose_salt_is_damaged_keeps_no_other_from_its_place(
+    encrypted: Path, tmp_path: Path
+) -> None:
+    members = find_encrypted(encrypted)
+    data = bytearray(encrypted.read_bytes())
+    for member in members[:3]:
+        data[member.offset + find_data(data[member.offset :], member)] ^= 1
+    encrypted.write_bytes(data)
+    archive = storelet.open_archive(encrypted, password="pässword")
+    damaged = {member.name: "it has another password, or is damaged" for member in members[:3]}
+    assert dict(archive.verify().refused) == damaged
+    result = archive.extract(tmp_path / "target")
+    assert dict(result.refused) == damaged
+    assert result.files == len(members) - 3
+    wrong = storelet.open_archive(encrypted, password="another")
+    with pytest.raises(storelet.CredentialsError, match="another password"):
+        wrong.extract(tmp_path / "other")
+    assert list((tmp_path / "other").iterdir()) == []
+
+
+def test_a_wrong_password_is_told_though_the_first_members_are_gone(
+    encrypted: Path, tmp_path: Path
+) -> None:
+    data = bytearray(encrypted.read_bytes())
+    for member in find_encrypted(encrypted)[:3]:
+        data[member.offset : member.offset + 4] = bytes(4)
+    encrypted.write_bytes(data)
+    archive = storelet.open_archive(encrypted, password="another")
+    for read_back in (archive.verify, lambda: archive.extract(tmp_path / "target")):
+        with pytest.raises(storelet.CredentialsError, match="another password"):
+            read_back()
+    assert list((tmp_path / "target").iterdir()) == []
 
 
 def test_a_whole_archive_is_right(archive: storelet.OpenedArchive) -> None:
