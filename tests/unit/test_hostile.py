@@ -336,6 +336,43 @@ def test_hard_links_are_made_to_files_only(scene: Scene) -> None:
 
 
 @pytest.mark.parametrize(
+    ("content", "mode"),
+    [(b"CONTENT\n", 0o100644), (b"content\n", 0o100600), (b"longer\xfc\xcaH\x08", 0o100644)],
+    ids=["other content", "other mode", "other size and the same CRC"],
+)
+def test_hard_links_are_made_of_what_is_the_same_only(
+    scene: Scene, content: bytes, mode: int
+) -> None:
+    group = private_field(group=1)
+    other = RawMember(name=b"other", content=content, mode=mode, extra=group)
+    assert restore_beside_good(scene, RawMember(name=b"one", extra=group), other) == {}
+    assert (scene.target / "one").read_bytes() == b"content\n"
+    assert (scene.target / "other").read_bytes() == content
+    assert (scene.target / "other").stat().st_mode == mode
+
+
+def test_no_hard_link_is_made_to_what_was_there_before(scene: Scene) -> None:
+    group = private_field(group=1)
+    scene.target.mkdir()
+    (scene.target / "bad").write_text("theirs")
+    bad = RawMember(name=b"bad", extra=group, local_name=b"planted")
+    refused = restore_beside_good(scene, bad, RawMember(name=b"x", extra=group), overwrite="always")
+    assert set(refused) == {"bad"}
+    assert (scene.target / "bad").read_text() == "theirs"
+    assert (scene.target / "x").read_bytes() == b"content\n"
+
+
+def test_a_link_that_is_there_is_right_only_where_it_points_there(scene: Scene) -> None:
+    scene.target.mkdir()
+    for name in ("same", "other"):
+        (scene.target / name).symlink_to(name)
+    links = [link(b"same", b"same"), link(b"other", b"elsewhere")]
+    assert restore_beside_good(scene, *links) == {"other": "something is there already"}
+    assert restore_beside_good(scene, *links, overwrite="if-newer") == {}
+    assert os.readlink(scene.target / "other") == "other"  # newer than 1980
+
+
+@pytest.mark.parametrize(
     ("to", "reason"),
     [
         (b"zero\0byte", "it points to a name that holds a zero byte"),
@@ -418,6 +455,16 @@ def test_members_on_the_same_bytes_are_refused(scene: Scene) -> None:
     assert paths_in(scene.target) == {"kernel"}
 
 
+def test_one_members_bytes_are_not_restored_under_two_names(scene: Scene) -> None:
+    def named(path: bytes) -> bytes:
+        return extra_field(0x7075, struct.pack("<BL", 1, zlib.crc32(b"x")) + path)
+
+    one = RawMember(name=b"x", extra=named(b"a"))
+    two = RawMember(name=b"x", extra=named(b"b"), offset=len(FIRST.local()), is_there=False)
+    reason = "it shares bytes with another member"
+    assert restore_beside_good(scene, one, two) == {"a": reason, "b": reason}
+
+
 def quoted(number: int, inner: bytes, inner_content: bytes) -> tuple[bytes, bytes, bytes]:
     """Return name, data and content of a member that quotes the next ones and goes on as they do.
 
@@ -472,6 +519,19 @@ def test_a_member_inside_of_another_is_restored_once(scene: Scene) -> None:
     listed = RawMember(name=b"inner", content=inner.content, offset=at, is_there=False)
     refused = restore_beside_good(scene, outer, listed)
     assert refused == {"outer": "it shares bytes with another member"}
+    assert (scene.target / "inner").read_bytes() == b"inner content"
+
+
+def test_a_member_around_a_lie_and_another_member_is_refused(scene: Scene) -> None:
+    inner = RawMember(name=b"inner", content=b"inner content")
+    outer = RawMember(name=b"outer", content=bytes(100) + inner.local() + bytes(100))
+    at = len(FIRST.local()) + 30 + len(outer.name)
+    liar = RawMember(name=b"liar", offset=at + 10, is_there=False)
+    listed = RawMember(name=b"inner", content=inner.content, offset=at + 100, is_there=False)
+    assert restore_beside_good(scene, outer, liar, listed) == {
+        "outer": "it shares bytes with another member",
+        "liar": "it is not where its catalogue says",
+    }
     assert (scene.target / "inner").read_bytes() == b"inner content"
 
 

@@ -112,6 +112,33 @@ def test_there_must_be_an_archive(tmp_path: Path) -> None:
         storelet.open_archive(tmp_path / "missing.zip")
 
 
+def test_in_place_follows_links_to_a_source_and_guesses_nothing(tmp_path: Path) -> None:
+    (tmp_path / "kept").mkdir()
+    for name in ("moved", "twice", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"of {name}").write_text(name)
+    (tmp_path / "link").symlink_to("moved")
+    kept = storelet.Directory(tmp_path / "kept")
+    with storelet.ZipBackup("placed", destination=kept) as backup:
+        backup.include_directory(tmp_path / "link", name="linked")
+        backup.include_directory(tmp_path / "twice", name="both")
+        backup.include_directory(tmp_path / "two", name="both")
+        with backup.include_new_dir("made") as made:
+            Path(made.path, "of made").write_text("made")
+    (archive,) = storelet.list_archives(kept)
+    for name in ("moved", "twice", "two"):
+        (tmp_path / name / f"of {name}").unlink()
+    refused = dict(archive.extract_in_place(["of *"]).refused)
+    assert (tmp_path / "moved" / "of moved").read_text() == "moved"
+    several = "it may have come from several places; restore it to a target"
+    assert refused == {
+        "both/of twice": several,
+        "both/of two": several,
+        "made/of made": "it was made for the backup and has no place of its own",
+    }
+    assert not [name for name in ("twice", "two") if any((tmp_path / name).iterdir())]
+
+
 @pytest.fixture
 def encrypted(tmp_path: Path) -> Path:
     """Back up a strange tree, encrypted."""
@@ -134,6 +161,23 @@ def test_an_encrypted_tree_comes_back_by_its_password(encrypted: Path, tmp_path:
     assert archive.extract(tmp_path / "target").refused == []
     assert describe_tree(tmp_path / "target") == describe_tree(tmp_path / "source")
     assert archive.extract(tmp_path / "target").files == 0
+
+
+def test_what_is_there_is_no_encrypted_member_unless_size_and_time_are_its(
+    encrypted: Path, tmp_path: Path
+) -> None:
+    """It has no CRC to compare."""
+    archive = storelet.open_archive(encrypted, password="pässword")
+    target = tmp_path / "target"
+    archive.extract(target)
+    time_ns = (target / "random").stat().st_mtime_ns
+    os.utime(target / "large", (1, 1))
+    os.truncate(target / "random", 299_999)
+    os.utime(target / "random", ns=(time_ns, time_ns))
+    reason = "something else is there already"
+    assert dict(archive.extract(target).refused) == {"large": reason, "random": reason}
+    assert archive.extract(target, overwrite="always").files == 2
+    assert describe_tree(target) == describe_tree(tmp_path / "source")
 
 
 @pytest.mark.parametrize("password", [None, "", "another"])
