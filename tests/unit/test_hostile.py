@@ -5,6 +5,7 @@ Each case is one zip with something bad in it between two good members.
 
 from __future__ import annotations
 
+import bz2
 import os
 import stat
 import struct
@@ -284,6 +285,16 @@ def test_a_link_that_is_there_is_replaced_and_not_followed(scene: Scene) -> None
     assert there.read_bytes() == b"content\n"
 
 
+def test_a_link_that_is_there_is_not_taken_for_a_file(scene: Scene) -> None:
+    scene.target.mkdir()
+    (scene.target / "f").symlink_to("8 bytes!")
+    data = build_zip([FIRST, RawMember(name=b"f", content=b"content!"), LAST])
+    time_ns = scene.open(data).find("f").mtime_ns
+    os.utime(scene.target / "f", ns=(time_ns, time_ns), follow_symlinks=False)
+    assert scene.restore(data) == {"f": "something else is there already"}
+    scene.assert_good()
+
+
 def test_a_link_to_a_directory_is_not_taken_for_one(scene: Scene) -> None:
     scene.target.mkdir()
     (scene.target / "d").symlink_to(scene.outside)
@@ -535,6 +546,14 @@ def test_a_member_around_a_lie_and_another_member_is_refused(scene: Scene) -> No
     assert (scene.target / "inner").read_bytes() == b"inner content"
 
 
+def test_what_has_lost_its_beginning_is_not_read_before_that(scene: Scene) -> None:
+    data = build_zip([FIRST, RawMember(name=b"second"), LAST], listed=[1, 0, 2])
+    reason = "its catalogue says it is where the archive has no members"
+    assert scene.restore(data[10:]) == {"good/first": reason}
+    assert (scene.target / "second").read_bytes() == b"content\n"
+    assert (scene.target / "good" / "last").read_bytes() == LAST.content
+
+
 def test_one_that_says_it_is_larger_costs_the_others_nothing(scene: Scene) -> None:
     liar = RawMember(name=b"liar", stored_size=8 + 200, size=208)
     beside = [RawMember(name=b"beside%d" % number, content=bytes(50)) for number in range(9)]
@@ -581,6 +600,28 @@ def test_one_that_says_it_is_in_another_costs_that_nothing(scene: Scene) -> None
 def test_bombs_are_refused(scene: Scene, member: RawMember, reason: str) -> None:
     assert restore_beside_good(scene, member) == {"bad": reason}
     assert not paths_in(scene.target)
+
+
+@pytest.mark.parametrize("method", [8, 12])
+def test_what_a_bomb_packs_is_never_in_memory_together(scene: Scene, method: int) -> None:
+    packer: Any = zlib.compressobj(9, wbits=-15) if method == 8 else bz2.BZ2Compressor()
+    packed = b"".join([*(packer.compress(bytes(1 << 20)) for _ in range(300)), packer.flush()])
+    bad = RawMember(name=b"bad", stored=packed, size=1 << 22, method=method)
+    scene.open(build_zip([FIRST, bad, LAST]))
+    done = run_script(
+        """
+import resource, storelet, sys
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(storelet.open_archive(sys.argv[1]).extract(sys.argv[2]).refused)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+""",
+        scene.top / "archives" / "hostile.zip",
+        scene.target,
+    )
+    refused, kibibytes = done.stdout.splitlines()
+    assert "larger than its catalogue says" in refused
+    assert int(kibibytes) < 100 << 10
+    scene.assert_good()
 
 
 def test_nothing_is_begun_where_there_is_no_room_for_it(scene: Scene) -> None:

@@ -66,6 +66,15 @@ def test_nothing_that_is_there_is_replaced_unasked(
     assert describe_tree(target) == describe_tree(tmp_path / "source")
 
 
+def test_what_differs_in_its_mode_alone_is_another_file(
+    archive: storelet.OpenedArchive, tmp_path: Path
+) -> None:
+    archive.extract(tmp_path / "target")
+    (tmp_path / "target" / "random").chmod(0o600)
+    reason = "something else is there already"
+    assert archive.extract(tmp_path / "target").refused == [("random", reason)]
+
+
 def test_directories_that_are_there_become_as_the_archive_has_them(
     archive: storelet.OpenedArchive, tmp_path: Path
 ) -> None:
