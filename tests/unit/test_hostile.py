@@ -533,6 +533,14 @@ def test_a_member_inside_of_another_is_restored_once(scene: Scene) -> None:
     assert (scene.target / "inner").read_bytes() == b"inner content"
 
 
+@pytest.mark.parametrize("more", [64, 65, 5000, 65_000])
+def test_a_local_header_may_be_longer_than_the_catalogue_says(scene: Scene, more: int) -> None:
+    odd = RawMember(name=b"odd", local_extra=extra_field(9, bytes(more - 4)))
+    assert scene.restore(build_zip([FIRST, LAST, odd], listed=[2, 0, 1])) == {}
+    scene.assert_good()
+    assert (scene.target / "odd").read_bytes() == odd.content
+
+
 def test_a_member_around_a_lie_and_another_member_is_refused(scene: Scene) -> None:
     inner = RawMember(name=b"inner", content=b"inner content")
     outer = RawMember(name=b"outer", content=bytes(100) + inner.local() + bytes(100))
@@ -785,6 +793,24 @@ def test_odd_extra_fields_of_a_lone_member_hurt_nobody(scene: Scene, extra: byte
     with scene.unharmed(), suppress(storelet.RestoreError):  # it does not say where it was
         refused = archive.extract_in_place(dry_run=True).refused
         assert [name for name, _ in refused] == ["odd"]
+
+
+def test_fields_that_are_anothers_are_passed_over(scene: Scene) -> None:
+    """A name that was of the member before it was renamed, and a field that we do not know yet."""
+    renamed = extra_field(0x7075, struct.pack("<BL", 1, zlib.crc32(b"before")) + b"other")
+    newer = private_field(raw_name=b"other", mtime_ns=10**18)
+    newer = newer[:4] + b"\2" + newer[5:]
+    for extra in (renamed, newer):
+        (member,) = scene.open(build_zip([RawMember(name=b"x", extra=extra)])).members()
+        assert (member.name, member.mtime_ns < 10**18) == ("x", True)
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 65_534])
+def test_a_catalogue_that_lacks_members_is_a_problem(scene: Scene, count: int) -> None:
+    archive = scene.open(build_zip([FIRST, LAST], count=count))
+    assert archive.problems == [f"its catalogue should have {count:,} members, not 2"]
+    assert archive.extract(scene.target).refused == []
+    scene.assert_good()
 
 
 def test_what_is_encrypted_is_refused(scene: Scene) -> None:

@@ -182,6 +182,27 @@ def test_what_is_interrupted_begins_no_other_file(tmp_path: Path) -> None:
     assert len(list((tmp_path / "target").glob("huge*"))) < 20
 
 
+def test_directories_that_nobody_may_enter_are_closed_after_those_in_them(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "closed.zip", "w") as packed:
+        for name in ("closed/", *(f"closed/{number}/" for number in range(200))):
+            info = zipfile.ZipInfo(name)
+            info.external_attr = (0o040000 if name == "closed/" else 0o040700) << 16
+            packed.writestr(info, b"")
+    done = run_script(
+        AS_PLAIN_USER
+        + f"""
+data = bytes.fromhex({(tmp_path / "closed.zip").read_bytes().hex()!r})
+with tempfile.TemporaryDirectory() as top:
+    with open(top + "/closed.zip", "wb") as file:
+        file.write(data)
+    print(storelet.open_archive(top + "/closed.zip").extract(top + "/target").refused)
+    print(oct(os.stat(top + "/target/closed").st_mode))
+    os.chmod(top + "/target/closed", 0o700)
+"""
+    )
+    assert done.stdout == "[]\n0o40000\n"
+
+
 def test_a_target_that_cannot_be_read_is_named(archive: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(storelet.RestoreError, match=r"cannot restore to .*file: File exists"):

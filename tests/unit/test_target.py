@@ -131,13 +131,17 @@ except RefusedError as error:
 @pytest.mark.parametrize(
     "error", ["EDQUOT", "EIO", "ENOSPC", "EROFS", "EMFILE", "ENFILE", "ENOMEM"]
 )
-def test_what_concerns_all_files_is_no_files_own_fault(tmp_path: Path, error: str) -> None:
+@pytest.mark.parametrize("size", [8, 1 + (1 << 20)], ids=["small", "large"])
+def test_what_concerns_all_files_is_no_files_own_fault(
+    tmp_path: Path, error: str, size: int
+) -> None:
+    (tmp_path / "any.zip").write_bytes(build_zip([RawMember(name=b"any", content=bytes(size))]))
     said = run_in_target(
         tmp_path,
         f"""
 refuse(('link', errno.{error}), ('linkat', errno.{error}))
 try:
-    storelet.open_archive(top / "one.zip").extract(there)
+    storelet.open_archive(top / "any.zip").extract(there)
 except storelet.RestoreError:
     print("all")
 """,
