@@ -264,6 +264,11 @@ def test_the_oldest_stays_until_a_rule_has_all_its_periods() -> None:
     assert names(kept_of(ask(Keep(last=1, yearly=1), candidates))) == ["2026-10-02"]
 
 
+def test_three_are_kept_where_nothing_is_said() -> None:
+    candidates = at("2026-11-01", "2026-11-02", "2026-11-03", "2026-11-04")
+    assert names(kept_of(ask(Keep(), candidates))) == ["2026-11-04", "2026-11-03", "2026-11-02"]
+
+
 def test_a_bad_one_waits_for_good_ones_to_replace_it() -> None:
     candidates = at("2026-11-01", "2026-11-02", "2026-11-03", "2026-11-04")
     candidates[0] = replace(candidates[0], is_good=False)
