@@ -199,6 +199,22 @@ def test_names_in_extra_fields_are_no_way_out(scene: Scene, extra: bytes) -> Non
     assert not paths_in(scene.target)
 
 
+def test_in_place_nothing_leads_out_of_a_source(scene: Scene) -> None:
+    scene.target.mkdir()
+    texts = b"job", b"host", b"www", os.fsencode(scene.target)
+    record = struct.pack("<q", 0) + b"".join(struct.pack("<H", len(x)) + x for x in texts)
+    names = b"www/good", b"www/../outside/planted", b"www//../planted", b"www/d/../../planted"
+    own = private_field(record=record), *[b""] * 3
+    members = [RawMember(name=name, extra=extra) for name, extra in zip(names, own, strict=True)]
+    with scene.unharmed():
+        refused = scene.open(build_zip(members)).extract_in_place().refused
+    assert dict(refused) == dict.fromkeys(
+        map(os.fsdecode, names[1:]), "its name leads out of the target"
+    )
+    assert paths_in(scene.target) == set()
+    assert (scene.target / "good").read_bytes() == b"content\n"
+
+
 def test_overlong_utf_8_is_no_dot(scene: Scene) -> None:
     assert restore_beside_good(scene, RawMember(name=b"\xc0\xae\xc0\xae/planted")) == {}
     assert os.listdir(os.fsencode(scene.target / os.fsdecode(b"\xc0\xae\xc0\xae"))) == [b"planted"]
