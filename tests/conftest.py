@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import boto3
+import hypothesis
 import pytest
 from moto import mock_aws
 
@@ -38,6 +39,10 @@ _CLEARED = (
     "WATCHDOG_",
 )
 _Server = TypeVar("_Server", bound=Server)
+
+# How long something takes is for benchmarks: a machine may be busy.
+hypothesis.settings.register_profile("storelet", deadline=None)
+hypothesis.settings.load_profile("storelet")
 _PROXIES = {"all_proxy", "http_proxy", "https_proxy", "no_proxy"}
 
 

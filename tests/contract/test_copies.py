@@ -239,9 +239,7 @@ def test_ranges_are_copied_exactly_and_what_is_written_follows(
     assert fresh <= sent <= fresh + 20_000, "copies are not sent"
 
 
-@settings(
-    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_any_ranges_are_copied_exactly(tmp_path: Path, data: st.DataObject) -> None:
     directory = Directory(tmp_path)

@@ -188,7 +188,7 @@ def test_status_of_good_jobs_is_0(daemon: Daemon, write_job: WriteJob) -> None:
     status = document(daemon.ctl("status", "--json"))
     assert status["well"] is True
     assert status["health"]["pid"] == daemon.pid
-    assert status["jobs"][0]["runs"][0]["outcome"] == "success"
+    assert status["jobs"][0]["last_run"]["outcome"] == "success"
 
 
 def test_status_says_why_a_job_failed_and_is_3(daemon: Daemon, write_job: WriteJob) -> None:

@@ -345,7 +345,6 @@ bodies = st.one_of(
 )
 fuzz = settings(
     max_examples=300,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 

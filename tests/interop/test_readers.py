@@ -189,7 +189,6 @@ def make_tree(top: Path, things: list[Thing]) -> None:
 
 @settings(
     max_examples=40,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(things=st.lists(THINGS, max_size=8))

@@ -515,7 +515,7 @@ def test_the_catalogue_may_be_asked_for_again_and_more_added_after_it(tree: Path
     assert parse_zip(second).names == ["hello.txt", "secret"]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_whatever_names_come_no_reader_finds_one_twice_or_a_file_above_a_file(
     data: st.DataObject, tmp_path_factory: pytest.TempPathFactory

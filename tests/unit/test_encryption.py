@@ -9,7 +9,7 @@ import zipfile
 
 import pytest
 import pyzipper
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import storelet
@@ -35,7 +35,6 @@ def decrypt(stored: bytes, strength: int = 3, secret: bytes = SECRET, step: int 
     return b"".join(pieces)
 
 
-@settings(deadline=None)
 @given(st.lists(st.binary(max_size=100), max_size=8), st.integers(1, 40))
 def test_what_was_encrypted_in_any_pieces_is_decrypted_in_any(
     pieces: list[bytes], step: int

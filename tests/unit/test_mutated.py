@@ -116,7 +116,6 @@ def mutate(good: bytes, dice: random.Random) -> bytes:
 @pytest.mark.parametrize("which", [0, 1, 2], ids=["own", "encrypted", "another's"])
 @settings(
     max_examples=60,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(seed=st.integers(0, (1 << 64) - 1))

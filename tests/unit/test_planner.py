@@ -478,7 +478,6 @@ def dues(decisions: Iterable[Decision]) -> list[Due]:
     return [decision.due for decision in decisions if decision.due]
 
 
-@settings(deadline=None)
 @given(clocks(), steps, st.lists(st.booleans(), min_size=12, max_size=12))
 def test_every_due_time_is_in_exactly_one_decision(
     clock: JobClock, steps: list[int], ready: list[bool]

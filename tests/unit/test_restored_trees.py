@@ -102,7 +102,6 @@ def set_metadata(path: bytes, thing: Thing) -> None:
 @pytest.mark.parametrize("way", ["streamed", "spooled"])
 @settings(
     max_examples=25,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(things=st.lists(THINGS, max_size=10))

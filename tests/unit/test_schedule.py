@@ -206,7 +206,7 @@ def near(change: str, seconds: int) -> datetime:
     return datetime.fromisoformat(change) + timedelta(seconds=seconds)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     cron_lines(),
     st.integers(0, 10 * 366 * 86_400).map(lambda s: datetime(2024, 1, 1, tzinfo=UTC) + s * SECOND),
@@ -220,7 +220,7 @@ def test_next_due_agrees_with_crontab5(line: str, after: datetime) -> None:
         assert next_due(parse_schedule(line), ZoneInfo("UTC"), after) == expected
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(cron_lines(every_month=True), around_a_change)
 def test_next_due_agrees_with_cron8_where_clocks_are_changed(
     line: str, moment: tuple[tuple[str, str], int]
@@ -422,7 +422,6 @@ def test_a_list_is_due_when_any_of_it_is_and_once_at_the_same_moment() -> None:
     ]
 
 
-@settings(deadline=None)
 @given(schedules, around_a_change)
 def test_due_times_ascend_in_their_time_zone(
     schedule: list[str], moment: tuple[tuple[str, str], int]
@@ -437,7 +436,6 @@ def test_due_times_ascend_in_their_time_zone(
     assert utc[1:] == [due.astimezone(zone).astimezone(UTC) for due in times[1:]]  # it exists
 
 
-@settings(deadline=None)
 @given(schedules, around_a_change, st.integers(1, 40), st.integers(0, 999_999))
 def test_due_between_agrees_with_next_due(
     schedule: list[str], moment: tuple[tuple[str, str], int], count: int, microseconds: int
@@ -453,7 +451,6 @@ def test_due_between_agrees_with_next_due(
 
 
 @given(schedules, around_a_change, st.lists(st.integers(0, 3_000_000), min_size=3, max_size=3))
-@settings(deadline=None)
 def test_due_between_adds_up(
     schedule: list[str], moment: tuple[tuple[str, str], int], steps: list[int]
 ) -> None:
