@@ -499,7 +499,7 @@ class Lives(RuleBasedStateMachine):
 
 
 TestLives = Lives.TestCase
-TestLives.settings = settings(deadline=None, max_examples=80, stateful_step_count=20)
+TestLives.settings = settings(max_examples=80, stateful_step_count=20)
 
 
 # Single things

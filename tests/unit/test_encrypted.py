@@ -104,9 +104,7 @@ def test_what_is_stored_is_what_is_reported(nights: Nights, kept: Path) -> None:
     assert said["nothing"] == 28
 
 
-@settings(
-    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.dictionaries(
         st.text("abcü", min_size=1, max_size=6),

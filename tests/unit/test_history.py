@@ -226,7 +226,7 @@ def test_a_time_without_a_zone_is_refused(history: History) -> None:
 
 
 @given(st.lists(st.text(max_size=20), max_size=5))
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_output_comes_back_line_for_line(lines: list[str]) -> None:
     with (
         tempfile.TemporaryDirectory() as directory,
@@ -742,7 +742,7 @@ class Histories(RuleBasedStateMachine):
 
 
 TestHistories = Histories.TestCase
-TestHistories.settings = settings(deadline=None, max_examples=30, stateful_step_count=30)
+TestHistories.settings = settings(max_examples=30, stateful_step_count=30)
 
 
 # The file

@@ -506,7 +506,7 @@ def test_every_due_time_is_in_exactly_one_decision(
         assert decided[-1].last == expected.last
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(clocks(), st.integers(0, 400_000))
 def test_a_decision_follows_from_lateness_pause_and_overlap(clock: JobClock, seconds: int) -> None:
     begin = clock.decided_until
@@ -545,7 +545,7 @@ def test_a_decision_follows_from_lateness_pause_and_overlap(clock: JobClock, sec
         assert decision.collided_with == (clock.active_run if collided else None)
 
 
-@settings(deadline=None, max_examples=500)
+@settings(max_examples=500)
 @given(clocks(), st.integers(-3600, 200_000), st.lists(st.floats(0, 1), max_size=3))
 def test_nothing_is_to_be_decided_before_the_next_look(
     clock: JobClock, seconds: int, shares: list[float]

@@ -443,9 +443,7 @@ class Tree:
             path.unlink()
 
 
-@settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(changes(), min_size=2, max_size=6))
 def test_every_night_is_whole_whatever_has_changed(
     nightly: list[list[Change]],
@@ -627,9 +625,7 @@ def test_flags_that_are_wrong_in_what_becomes_the_first_member_end_no_backup(
     assert contents(last(kept)) == contents_of(tree)
 
 
-@settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), min_size=1, max_size=3))
 def test_damage_in_the_catalogue_before_ends_no_backup_and_loses_no_member(
     damage: list[tuple[float, int]],

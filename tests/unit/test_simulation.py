@@ -93,7 +93,7 @@ def test_a_downtime_cuts_a_run_short_which_is_then_repeated() -> None:
     assert found[2].due is None
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(
     schedule=st.sampled_from(["30 2 * * *", "@hourly", "every 7h", "*/20 * * * *"]),
     catch_up=st.booleans() | st.just({"max_late": "3h"}),
