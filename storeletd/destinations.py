@@ -16,6 +16,7 @@ from storeletd.jobs import Job, Settings
 
 __all__ = [
     "find_directories",
+    "find_options",
     "make_destinations",
     "prune_archives",
     "resolve_password",
@@ -37,6 +38,18 @@ def set_environment(job: Job) -> None:
 def find_directories(job: Job) -> list[str]:
     """Return the directories that the job saves to."""
     return [each.directory for each in job.settings.save if isinstance(each, SaveDirectory)]
+
+
+def find_options(job: Job, url: str) -> dict[str, Any]:
+    """Return the keywords with which the job reaches what is at an s3:// URL, if it saves there.
+
+    Raises CredentialsError.
+    """
+    for save in job.settings.save:
+        if isinstance(save, SaveS3) and url.startswith(f"s3://{save.s3}/{save.prefix}"):
+            options = _options(save)
+            return {name: options[name] for name in options.keys() - {"prefix", "lock"}}
+    return {}
 
 
 def make_destinations(

@@ -61,11 +61,11 @@ def refuse(*rules):
 """
 
 
-def ctl(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def ctl(*arguments: str, cwd: Path = CLONE, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run storeletctl, where no daemon need be, with that environment alone."""
     return subprocess.run(
         [sys.executable, "-m", "storeletd.ctl", *arguments],
-        cwd=CLONE,
+        cwd=cwd,
         env={"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "TZ": "Europe/Berlin", **environment},
         capture_output=True,
         text=True,

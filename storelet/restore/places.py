@@ -47,7 +47,7 @@ def find_archive_place(
     elif text.startswith("s3://") and ".zip?versionId=" in text:
         text, _, version = text.rpartition("?versionId=")
     place, slash, name = text.rpartition("/")
-    if not name or not place:
+    if not name or place in ("", "s3:/"):
         raise UsageError(f"no archive's URL: {text}", hint="such as s3://bucket/prefix/NAME.zip")
     if text.startswith("file://"):
         name = unquote(name)

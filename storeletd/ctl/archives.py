@@ -16,7 +16,7 @@ import click
 from storeletd.ctl import console
 from storeletd.ctl.formats import describe_bytes, describe_count, describe_time, escape
 from storeletd.ctl.invocation import json_option
-from storeletd.ctl.reach import Reach, name_archive, nothing_fits, reaching, translating
+from storeletd.ctl.reach import Reach, name_archive, reaching, translating
 from storeletd.ctl.tables import Column, print_table
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def list_files(
     opened = reach.archive(archive)
     with translating():
         if patterns and next(opened.members(patterns), None) is None:
-            raise nothing_fits(opened, patterns)
+            raise reach.nothing_fits(archive, opened, patterns)
         if as_json:
             members = list(map(_describe_member, opened.members(patterns)))
             console.print_json(

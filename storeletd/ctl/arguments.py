@@ -10,7 +10,9 @@ from zoneinfo import ZoneInfo
 
 import click
 
-__all__ = ["jobs_option", "read_coming_time", "read_duration", "read_time"]
+__all__ = ["JOBS", "jobs_option", "read_coming_time", "read_duration", "read_time"]
+
+JOBS = "/etc/storelet.d"  # where job files are when nobody says otherwise
 
 _Command = TypeVar("_Command", bound=Callable[..., object])
 
@@ -21,7 +23,7 @@ def jobs_option(command: _Command) -> _Command:
         "--jobs",
         "directory",
         type=click.Path(path_type=Path),
-        default="/etc/storelet.d",
+        default=JOBS,
         show_default=True,
         metavar="DIR",
         help="Where job files are.",

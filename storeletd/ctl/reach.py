@@ -5,9 +5,10 @@
     JOB, JOB@latest                                        the newest one of a job
     JOB@2026-11-20, JOB@2026-11-20T12:00                   the newest one begun not after it
 
-A job is known by its file. Where it is a Python module, which alone knows where it saves, the
-daemon is asked where its archives are. Secrets that are credentials of the service are taken from
-where systemd has them.
+A job is known by its file; what is called like one in the current directory is meant by `./NAME`.
+Where it is a Python module, which alone knows where it saves, the daemon is asked where its
+archives are. Secrets that are credentials of the service are taken from where systemd has them. An
+archive that is named by path or URL is reached with the keys and the password of its job, too.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import os
 import re
 import shlex
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -26,7 +27,7 @@ from urllib.parse import unquote
 import click
 
 from storeletd.ctl import console
-from storeletd.ctl.arguments import jobs_option
+from storeletd.ctl.arguments import JOBS, jobs_option
 from storeletd.ctl.console import CommandError
 from storeletd.ctl.invocation import Invocation, pass_invocation
 
@@ -34,11 +35,15 @@ if TYPE_CHECKING:
     import storelet
     from storeletd.jobs import Job
 
-__all__ = ["Reach", "name_archive", "nothing_fits", "reaching", "translating"]
+__all__ = ["Reach", "name_archive", "reaching", "translating"]
 
+_USAGE = 2
 _NO_SUCH = 4
+_KEYS_SET = ("AWS_ACCESS_KEY_ID", "AWS_PROFILE")  # who sets one has other keys in mind
+_KEYS = {"access_key", "secret_key", "aws_session_token"}
 _LOOK_BACK = 50  # runs of a Python module, among which one has saved something
 _ARCHIVE_FILE = re.compile(r"(.+)_(\d{14})\.zip")
+_BUCKET = re.compile(r"s3://[^/]+")
 _CREDENTIALS = ("/run/credentials/storeletd.service", "/etc/credstore")
 _ZONES = timedelta(hours=26)  # that local times in archives' names can differ by
 
@@ -91,15 +96,6 @@ def translating() -> Iterator[None]:
         raise CommandError(error.message, hint=error.hint, exit_code=error.exit_code) from error
 
 
-def nothing_fits(archive: storelet.OpenedArchive, patterns: Sequence[str]) -> CommandError:
-    """Return the error for patterns that no member fits."""
-    return CommandError(
-        f"nothing in {archive.name} fits {' '.join(patterns)}",
-        hint=f"storeletctl files {shlex.quote(name_archive(archive))}",
-        exit_code=_NO_SUCH,
-    )
-
-
 def name_archive(archive: storelet.OpenedArchive) -> str:
     """Return what people call an archive: its path, or its s3:// URL."""
     is_local = archive.url.startswith("file://")
@@ -130,25 +126,24 @@ class Reach:
 
     def archive(self, text: str) -> storelet.OpenedArchive:
         """Return the archive that ARCHIVE means."""
-        import storelet
-
+        name, _, when = text.partition("@")
         with translating():
-            if "://" in text or os.path.exists(text):
-                password = self.password
-                return storelet.open_archive(text, password=password, **self._client_options())
+            if "://" in text or (os.path.exists(text) and self._find_file(name) is None):
+                return self._open(text)
             named = _ARCHIVE_FILE.fullmatch(text.rpartition("/")[2])
-            if named is not None:
+            if named is not None and self._find_file(named[1]) is not None:
                 return self._by_file_name(named[0], named[1], text)
-            name, _, when = text.partition("@")
+            if self._find_file(name) is None:
+                raise self._no_such(text)
             found = self._of_job(name)
             if not found:
-                raise CommandError(
-                    f"job {name} has no archive yet",
-                    hint=f"storeletctl history {name}",
-                    exit_code=_NO_SUCH,
-                )
+                hint = f"storeletctl history {shlex.quote(name)}"
+                message = f"job {name} has no archive yet"
+                raise CommandError(message, hint=hint, exit_code=_NO_SUCH)
             found = _leave_out_bad(found)
-            return found[-1] if when in ("", "latest") else _find_until(found, when, name)
+            if when in ("", "latest"):
+                return found[-1]
+            return _find_until(found, when, name, self.command("archives", name))
 
     def archives(self, text: str, *, versions: bool = False) -> list[storelet.OpenedArchive]:
         """Return the archives that JOB|URL means, the oldest first."""
@@ -163,30 +158,84 @@ class Reach:
                 return found
             return self._of_job(text, versions=versions)
 
+    def command(self, verb: str, *arguments: str) -> str:
+        """Return a command line that reaches what this one does."""
+        options = ["--jobs", str(self.jobs)] if str(self.jobs) != JOBS else []
+        if self.endpoint_url:
+            options += ["--endpoint-url", self.endpoint_url]
+        return shlex.join(["storeletctl", verb, *arguments, *options])
+
+    def nothing_fits(
+        self, text: str, archive: storelet.OpenedArchive, patterns: Sequence[str]
+    ) -> CommandError:
+        """Return the error for patterns that no member of the archive fits that `text` named."""
+        message = f"nothing in {archive.name} fits {' '.join(patterns)}"
+        return CommandError(message, hint=self.command("files", text), exit_code=_NO_SUCH)
+
     def job(self, name: str) -> Job:
         """Return a job by its file, and set the environment that it gives.
 
         Credentials of the service can be resolved from then on.
         """
         from storeletd.destinations import set_environment
-        from storeletd.jobfile import SUFFIXES, read_job
+        from storeletd.jobfile import read_job
         from storeletd.jobs import JobFileError
 
-        for suffix in SUFFIXES:
-            path = self.jobs / f"{name}{suffix}"
-            if "/" not in name and path.exists():
-                try:
-                    job = read_job(path)
-                    _find_credentials()
-                    set_environment(job)
-                    return job
-                except JobFileError as error:
-                    raise CommandError(str(error), hint=error.hint, exit_code=78) from error
-        raise CommandError(
-            f"no such job or archive: {name}",
-            hint=f"jobs are files in {self.jobs}; an archive may also be a path or an s3:// URL",
-            exit_code=_NO_SUCH,
-        )
+        path = self._find_file(name)
+        if path is None:
+            raise self._no_such(name)
+        try:
+            job = read_job(path)
+        except JobFileError as error:
+            raise CommandError(str(error), hint=error.hint, exit_code=78) from error
+        _find_credentials()
+        set_environment(job)
+        return job
+
+    def _find_file(self, name: str) -> Path | None:
+        """Return the file of a job; None where there is none of that name."""
+        if "/" in name:
+            return None
+        from storeletd.jobfile import SUFFIXES
+
+        paths = (self.jobs / f"{name}{suffix}" for suffix in SUFFIXES)
+        return next((path for path in paths if path.exists()), None)
+
+    def _no_such(self, text: str) -> CommandError:
+        hint = f"jobs are files in {self.jobs}; an archive may also be a path or an s3:// URL"
+        return CommandError(f"no such job or archive: {text}", hint=hint, exit_code=_NO_SUCH)
+
+    def _open(self, text: str) -> storelet.OpenedArchive:
+        """Return the archive of a path or URL; its job, if that is at hand, has keys and password.
+
+        Keys that the environment gives come first: those of a job may be for writing alone.
+        """
+        import storelet
+
+        if os.path.isdir(text) or text.endswith("/") or _BUCKET.fullmatch(text):
+            hint = self.command("archives", os.path.join(text, ""))
+            raise CommandError(
+                f"{text} is a place for archives, not an archive", hint=hint, exit_code=_USAGE
+            )
+        options, password = self._client_options(), self.password
+        has_keys = any(name in os.environ for name in _KEYS_SET)
+        job = self._job_of(text)
+        if job is not None:
+            password = self._password_of(job)
+            if not options:
+                options = _options_of(job, text)
+            if has_keys:
+                options = {name: options[name] for name in options.keys() - _KEYS}
+        return storelet.open_archive(text, password=password, **options)
+
+    def _job_of(self, text: str) -> Job | None:
+        """Return the job that an archive is named after, if its file is at hand and readable."""
+        named = _ARCHIVE_FILE.match(text.rpartition("/")[2])
+        if named is None or self._find_file(named[1]) is None:
+            return None
+        with suppress(CommandError):
+            return self.job(named[1])
+        return None
 
     def _password_of(self, job: Job) -> str | None:
         """Return the password of a job's archives, where it is to be had; few verbs need one."""
@@ -207,9 +256,8 @@ class Reach:
         for archive in self._of_job(name):
             if archive.name == file and archive.url.endswith(text):
                 return archive
-        raise CommandError(
-            f"no such archive: {text}", hint=f"storeletctl archives {name}", exit_code=_NO_SUCH
-        )
+        hint = self.command("archives", name)
+        raise CommandError(f"no such archive: {text}", hint=hint, exit_code=_NO_SUCH)
 
     def _of_job(self, name: str, *, versions: bool = False) -> list[storelet.OpenedArchive]:
         import storelet
@@ -219,7 +267,9 @@ class Reach:
         found = [
             each
             for place in self._places(job)
-            for each in storelet.list_archives(*place, password=password, versions=versions)
+            for each in storelet.list_archives(
+                *place, password=password, versions=versions, **self._client_options()
+            )
         ]
         return sorted(found, key=lambda archive: (archive.modified, archive.name))
 
@@ -252,6 +302,16 @@ class Reach:
         return list(places)
 
 
+def _options_of(job: Job, url: str) -> dict[str, Any]:
+    """Return the options of `S3` with which a job reaches a URL, where they are to be had."""
+    import storelet
+    from storeletd.destinations import find_options
+
+    with suppress(storelet.CredentialsError):
+        return find_options(job, url)
+    return {}
+
+
 def _read_password(path: Path | None) -> str | None:
     """Return the password of a file, without the line end behind it, or of the environment."""
     if path is None:
@@ -281,7 +341,7 @@ def _leave_out_bad(archives: list[storelet.OpenedArchive]) -> list[storelet.Open
 
 
 def _find_until(
-    archives: Sequence[storelet.OpenedArchive], when: str, job: str
+    archives: Sequence[storelet.OpenedArchive], when: str, job: str, hint: str
 ) -> storelet.OpenedArchive:
     """Return the newest archive that was begun not after a time, or not after a day."""
     limit = _read_limit(when)
@@ -295,7 +355,7 @@ def _find_until(
     oldest = min((_local_time(each) for each in archives), default=None)
     raise CommandError(
         f"job {job} has no archive from {when} or before",
-        hint=f"storeletctl archives {job}; the oldest is from {oldest:%Y-%m-%d}",
+        hint=f"{hint}; the oldest is from {oldest:%Y-%m-%d}",
         exit_code=_NO_SUCH,
     )
 

@@ -13,7 +13,7 @@ import click
 from storeletd.ctl import console
 from storeletd.ctl.formats import describe_bytes, describe_count, describe_elapsed, escape
 from storeletd.ctl.invocation import json_option
-from storeletd.ctl.reach import Reach, name_archive, nothing_fits, reaching, translating
+from storeletd.ctl.reach import Reach, name_archive, reaching, translating
 from storeletd.ctl.runs import follow
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def restore(
         problems = opened.problems
     took = time.monotonic() - begun
     if patterns and not result.wanted:
-        raise nothing_fits(opened, patterns)
+        raise reach.nothing_fits(archive, opened, patterns)
     if as_json:
         console.print_json(_describe(opened, result, dry_run=dry_run))
     else:

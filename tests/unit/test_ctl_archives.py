@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -123,6 +124,69 @@ def test_what_names_no_archive_is_said_in_a_line(
     assert (done.returncode, done.stdout) == (code, "")
     assert said in done.stderr
     assert len(done.stderr.splitlines()) <= 2
+
+
+def test_what_is_called_like_a_job_does_not_hide_it(nights: Nights, tmp_path: Path) -> None:
+    here = tmp_path / "here"
+    (here / "website").mkdir(parents=True)
+    listed = ctl("files", "website", "--jobs", str(nights.jobs), "--json", cwd=here)
+    assert json.loads(listed.stdout)["archive"] == Path(nights.second).as_uri()
+    (here / "nightly").mkdir()
+    shutil.copy(nights.first, here / "nightly")
+    for place in ("./website", "nightly", "s3://my-bucket", "s3://my-bucket/web/"):
+        done = ctl("files", place, cwd=here)
+        assert done.returncode == 2
+        assert f"{place} is a place for archives, not an archive" in done.stderr
+    hint = (
+        ctl("files", "nightly", cwd=here).stderr.splitlines()[1].removeprefix("Try: storeletctl ")
+    )
+    assert Path(nights.first).name in ctl(*hint.split(), cwd=here).stdout
+
+
+def test_a_hint_can_be_copied(nights: Nights, tmp_path: Path) -> None:
+    for name in ("website", f"website@{datetime.now().astimezone():%Y-%m-%d}", nights.second):
+        done = nights.ctl("files", name, "*.nowhere")
+        hint = done.stderr.splitlines()[1].removeprefix("Try: ")
+        assert hint == f"storeletctl files {name} --jobs {nights.jobs}"
+        assert "www/added" in ctl(*hint.split()[1:]).stdout
+    done = nights.ctl("files", "website@2001-01-01")
+    hint = done.stderr.splitlines()[1].removeprefix("Try: ").partition(";")[0]
+    assert nights.second in ctl(*hint.split()[1:]).stdout
+
+
+def test_a_url_is_reached_with_the_keys_of_its_job(seaweedfs: Bucket, tmp_path: Path) -> None:
+    place = storelet.S3(
+        seaweedfs.name, ACCESS_KEY, SECRET_KEY, prefix="web/", endpoint_url=seaweedfs.endpoint
+    )
+    encryption = storelet.Encryption("password")
+    make_strange_tree(tmp_path / "tree")
+    with storelet.ZipBackup("website", destination=place, encryption=encryption) as backup:
+        backup.include_directory(tmp_path / "tree")
+    (url,) = (each.url for each in storelet.list_archives(place))
+    jobs = tmp_path / "jobs"
+    jobs.mkdir(mode=0o700)
+    for name, text in (("key", ACCESS_KEY), ("secret", SECRET_KEY), ("password", "password")):
+        (tmp_path / name).write_text(text)
+    (jobs / "website.yaml").write_text(f"""\
+schedule: manual
+include: [{{directory: /}}]
+encryption: {{password: {{file: {tmp_path}/password}}}}
+save:
+  - s3: {seaweedfs.name}
+    prefix: web/
+    endpoint_url: {seaweedfs.endpoint}
+    access_key: {{file: {tmp_path}/key}}
+    secret_key: {{file: {tmp_path}/secret}}
+""")
+    where = ("--jobs", str(jobs))
+    done = ctl("dump", url, "directory/plain", *where)
+    assert (done.stdout, done.stderr) == ("plain text\n" * 100, "")
+    # A key of the environment comes first: that of the job may be for writing alone.
+    wrong = {"AWS_ACCESS_KEY_ID": "AKIAWRONG", "AWS_SECRET_ACCESS_KEY": "wrong"}
+    assert ctl("dump", url, "directory/plain", *where, **wrong).returncode
+    right = {"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY}
+    (tmp_path / "secret").write_text("wrong")
+    assert ctl("dump", url, "directory/plain", *where, **right).returncode == 0
 
 
 def test_versions_of_a_file_are_found(nights: Nights) -> None:
