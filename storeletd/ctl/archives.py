@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from storeletd.ctl import console
+from storeletd.ctl.console import CommandError
 from storeletd.ctl.formats import describe_bytes, describe_count, describe_time, escape
 from storeletd.ctl.invocation import json_option
 from storeletd.ctl.reach import Reach, name_archive, reaching, translating
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     import storelet
 
 __all__ = ["diff", "dump", "find", "list_archives", "list_files"]
+
+_PARTIAL = 3
+_NO_SUCH = 4
 
 _ARCHIVES = (
     Column(title="MADE"),
@@ -89,8 +93,8 @@ def list_files(
     """
     opened = reach.archive(archive)
     with translating():
-        if patterns and next(opened.members(patterns), None) is None:
-            raise reach.nothing_fits(archive, opened, patterns)
+        if (patterns or opened.problems) and next(opened.members(patterns), None) is None:
+            raise reach.nothing_found(archive, opened, patterns)
         if as_json:
             members = list(map(_describe_member, opened.members(patterns)))
             console.print_json(
@@ -101,7 +105,7 @@ def list_files(
                 console.print_line(_format_member(member))
             for problem in opened.problems:
                 console.print_remark(f"{opened.name}: {problem}")
-    return 3 if opened.problems else 0
+    return _PARTIAL if opened.problems else 0
 
 
 @click.command()
@@ -153,10 +157,27 @@ def dump(reach: Reach, archive: str, member: str) -> None:
 
     What is written is only known to be right when it has ended with exit code 0.
     """
+    import storelet
+
+    opened = reach.archive(archive)
     with translating():
-        for piece in reach.archive(archive).stream(member.removeprefix("/")):
+        try:
+            found = opened.find(member.removeprefix("/"))
+        except storelet.MemberMissingError as error:
+            raise _no_member(reach, archive, opened, member) from error
+        for piece in opened.stream(found):
             sys.stdout.buffer.write(piece)
     sys.stdout.buffer.flush()
+
+
+def _no_member(
+    reach: Reach, text: str, archive: storelet.OpenedArchive, member: str
+) -> CommandError:
+    """Return the error for a name that no member has; it may be that of one elsewhere."""
+    if archive.problems:
+        return reach.nothing_found(text, archive, [member])
+    hint = reach.command("files", text, member.rstrip("/").rpartition("/")[2])
+    return CommandError(f"no file {member} in {archive.name}", hint=hint, exit_code=_NO_SUCH)
 
 
 @click.command()
@@ -169,22 +190,29 @@ def diff(
     one: str,
     other: str,
     as_json: bool,
-) -> None:
+) -> int:
     """Show what differs between two archives, from their catalogues alone.
 
-    + is added, - is removed, M has another content, m has another mode, owner or time.
+    + is added, - is removed, M has another content, m has another mode, owner or time. Exit code 3
+    says that one is damaged, and what it lacks may be missing for that alone.
     """
+    both = reach.archive(one), reach.archive(other)
     with translating():
-        changes = list(_compare(reach.archive(one), reach.archive(other)))
+        changes = list(_compare(*both))
+        problems = [f"{each.name}: {problem}" for each in both for problem in each.problems]
     if as_json:
-        console.print_json({"changes": [{"change": c, "name": name} for c, name in changes]})
-        return
+        described = [{"change": change, "name": name} for change, name in changes]
+        console.print_json({"changes": described, "problems": problems})
+        return _PARTIAL if problems else 0
     console.print_all(f"{change}  {escape(name)}" for change, name in changes)
     counts = {sign: sum(change == sign for change, _ in changes) for sign in "+-Mm"}
     console.print_remark(
         f"{counts['+']:,} added, {counts['-']:,} removed, {counts['M']:,} changed,"
         f" {describe_count(counts['m'], 'file')} with another mode, owner or time"
     )
+    for problem in problems:
+        console.print_remark(problem)
+    return _PARTIAL if problems else 0
 
 
 def _compare(

@@ -165,12 +165,24 @@ class Reach:
             options += ["--endpoint-url", self.endpoint_url]
         return shlex.join(["storeletctl", verb, *arguments, *options])
 
-    def nothing_fits(
-        self, text: str, archive: storelet.OpenedArchive, patterns: Sequence[str]
+    def nothing_found(
+        self, text: str, archive: storelet.OpenedArchive, patterns: Sequence[str] = ()
     ) -> CommandError:
-        """Return the error for patterns that no member of the archive fits that `text` named."""
-        message = f"nothing in {archive.name} fits {' '.join(patterns)}"
-        return CommandError(message, hint=self.command("files", text), exit_code=_NO_SUCH)
+        """Return the error for patterns that no member fits of the archive that `text` named.
+
+        Where it is damaged, that is said, and where others are.
+        """
+        fits = f" fits {' '.join(patterns)}" if patterns else ""
+        if not archive.problems:
+            message = f"nothing in {archive.name}{fits}"
+            return CommandError(message, hint=self.command("files", text), exit_code=_NO_SUCH)
+        left = f"that is left of {archive.name}{fits}" if fits else f"is left of {archive.name}"
+        hint = None
+        if archive.backup is not None:
+            names = (text.partition("@")[0], archive.backup)
+            there = name_archive(archive).rpartition("/")[0] + "/"
+            hint = self.command("archives", next(filter(self._find_file, names), there))
+        return CommandError(f"nothing {left}: {archive.problems[0]}", hint=hint)
 
     def job(self, name: str) -> Job:
         """Return a job by its file, and set the environment that it gives.

@@ -72,8 +72,8 @@ def restore(
             result = opened.extract(target, patterns, **how)
         problems = opened.problems
     took = time.monotonic() - begun
-    if patterns and not result.wanted:
-        raise reach.nothing_fits(archive, opened, patterns)
+    if (patterns or problems) and not result.wanted:
+        raise reach.nothing_found(archive, opened, patterns)
     if as_json:
         console.print_json(_describe(opened, result, dry_run=dry_run))
     else:

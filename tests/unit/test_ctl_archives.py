@@ -203,8 +203,39 @@ def test_versions_of_a_file_are_found(nights: Nights) -> None:
 def test_one_file_is_dumped(nights: Nights) -> None:
     assert nights.ctl("dump", "website", "www/directory/plain").stdout == "changed"
     assert nights.ctl("dump", nights.first, "/www/directory/plain").stdout == "plain text\n" * 100
-    missing = nights.ctl("dump", "website", "www/nowhere")
+    missing = nights.ctl("dump", "website", "plain")
     assert (missing.returncode, missing.stdout) == (4, "")
+    assert missing.stderr.startswith("Error: no file plain in website_")
+    hint = missing.stderr.splitlines()[1].removeprefix("Try: ").split()
+    assert "www/directory/plain" in ctl(*hint[1:]).stdout
+
+
+def test_that_an_archive_is_damaged_is_said_wherever_something_is_not_found(
+    nights: Nights, tmp_path: Path
+) -> None:
+    Path(nights.second).write_bytes(b"no zip")
+    damage = "it has no catalogue"
+    target = str(tmp_path / "target")
+    for arguments in (
+        ("files", "website"),
+        ("files", "website", "added"),
+        ("restore", "website", "--target", target),
+        ("restore", "website", "added", "--target", target),
+        ("dump", "website", "www/added"),
+    ):
+        done = nights.ctl(*arguments)
+        assert (done.returncode, done.stdout) == (1, "")
+        said, hint = done.stderr.splitlines()
+        assert said.startswith("Error: nothing")
+        assert damage in said
+        assert hint == f"Try: storeletctl archives website --jobs {nights.jobs}"
+    done = nights.ctl("diff", nights.first, "website")
+    assert done.returncode == 3
+    assert damage in done.stderr
+    assert damage in nights.json("diff", nights.first, "website")["problems"][0]
+    (tmp_path / "other.zip").write_bytes(b"")
+    done = ctl("files", str(tmp_path / "other.zip"))
+    assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
 
 
 def test_differences_are_told(nights: Nights) -> None:
