@@ -32,14 +32,14 @@ _ARCHIVES = (
     Column(title="MADE"),
     Column(title="SIZE", right=True),
     Column(title="IS", words=True),
-    Column(title="ARCHIVE", fold=True),
+    Column(title="ARCHIVE", copied=True),
 )
 _FOUND = (
     Column(title="CHANGED"),
     Column(title="SIZE", right=True),
     Column(title="IN", right=True),
-    Column(title="NEWEST ARCHIVE", fold=True),
-    Column(title="FILE", fold=True),
+    Column(title="NEWEST ARCHIVE"),
+    Column(title="FILE", copied=True),
 )
 
 

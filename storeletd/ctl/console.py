@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CommandError",
+    "bold",
     "colour",
     "colour_of",
     "describe_error",
@@ -130,6 +131,11 @@ def describe_error(error: CommandError | click.ClickException) -> dict[str, Any]
 def colour_of(word: str) -> str | None:
     """Return the colour of a state or outcome; the usual ones have none."""
     return _COLOURS.get(word)
+
+
+def bold(text: str) -> str:
+    """Return `text` in bold type."""
+    return click.style(text, bold=True)
 
 
 def colour(text: str, word: str | None = None) -> str:

@@ -1,4 +1,6 @@
-"""Rows in columns: by rich on a terminal, plain aligned text elsewhere.
+"""Rows in columns: on a terminal that is too narrow folded, by rich; plain aligned text elsewhere.
+
+What people copy is never folded: the terminal wraps it, and knows that it is one.
 
 Plain text is for awk: columns stand apart by two spaces or more (`awk -F'  +'`), a cell holds
 never more than one space in a row, an empty one is `-`, nothing is cut or wrapped, no colours.
@@ -6,6 +8,7 @@ never more than one space in a row, an empty one is `-`, nothing is cut or wrapp
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -24,13 +27,16 @@ class Column:
     title: str
     right: bool = False  # aligned to the right
     fold: bool = False  # may be broken over lines where the terminal is narrow
+    copied: bool = False  # the last one: people copy it, so it is never broken, nor is its row
     words: bool = False  # holds states and outcomes, which have colours
 
 
 def print_table(columns: Sequence[Column], rows: Iterable[Sequence[str]]) -> None:
     """Print the rows under the columns' titles; the cells may hold any text."""
     cells = [[_clean(cell) for cell in row] for row in rows]
-    if console.is_terminal():
+    if console.is_terminal() and columns[-1].copied:
+        _print_coloured(columns, cells)
+    elif console.is_terminal():
         _print_rich_table(columns, cells)
     else:
         for line in align_rows(columns, cells):
@@ -45,18 +51,45 @@ def align_rows(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> list
 
 def align_cells(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> list[list[str]]:
     """Return the rows with every cell filled up to the width of its column."""
-    widths = [max(len(row[at]) for row in rows) for at in range(len(columns))] if rows else []
+    widths = [max(_width(row[at]) for row in rows) for at in range(len(columns))] if rows else []
     return [
         [
-            cell.rjust(width) if column.right else cell.ljust(width)
+            _fill(cell, width, right=column.right)
             for cell, width, column in zip(row, widths, columns, strict=True)
         ]
         for row in rows
     ]
 
 
+def _fill(cell: str, width: int, *, right: bool) -> str:
+    room = " " * (width - _width(cell))
+    return room + cell if right else cell + room
+
+
+def _width(text: str) -> int:
+    """Return how many columns of a terminal a text takes: letters of some scripts take two."""
+    if text.isascii():
+        return len(text)
+    return sum(
+        0 if unicodedata.combining(char) else 1 + (unicodedata.east_asian_width(char) in "WF")
+        for char in text
+    )
+
+
 def _clean(cell: str) -> str:
     return " ".join(escape(cell).split()) or "-"
+
+
+def _print_coloured(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
+    titles, *others = align_cells(columns, [[column.title for column in columns], *rows])
+    console.print_line(console.bold(_GAP.join(titles).rstrip()))
+    console.print_all(
+        _GAP.join(
+            console.colour(cell, cell.strip()) if column.words else cell
+            for cell, column in zip(row, columns, strict=True)
+        ).rstrip()
+        for row in others
+    )
 
 
 def _print_rich_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:

@@ -18,6 +18,11 @@ def test_columns_are_as_wide_as_their_widest_cell() -> None:
     ]
 
 
+def test_letters_that_take_two_columns_keep_rows_aligned() -> None:
+    titles, wide, narrow = align_rows(COLUMNS, [["日本", "1 B", "3h"], ["a\u0301b", "1 B", "3h"]])
+    assert (titles, wide, narrow) == ("NAME  SIZE  AGE", "日本   1 B   3h", "a\u0301b     1 B   3h")
+
+
 def test_no_rows_are_no_cells() -> None:
     assert align_cells(COLUMNS, []) == []
 

@@ -1,0 +1,78 @@
+"""What a person sees of archives, on a terminal of 80 columns."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import storelet
+from tests.helpers import CLONE
+
+_CELLS = re.compile(r" {2,}")
+
+
+def spawn(*arguments: str, output: int, errors: int) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        # A shell's background jobs ignore SIGINT, and so would what such a test run starts.
+        ["env", "--default-signal=INT", sys.executable, "-m", "storeletd.ctl", *arguments],
+        cwd=CLONE,
+        env={"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "TERM": "xterm", "COLUMNS": "80"},
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=errors,
+    )
+
+
+def show(*arguments: str) -> str:
+    """Return what storeletctl writes to a terminal, without its colours."""
+    master, slave = pty.openpty()
+    with spawn(*arguments, output=slave, errors=slave) as process:
+        os.close(slave)
+        shown = b"".join(iter(lambda: _read(master), b""))
+        process.wait(60)
+    os.close(master)
+    return re.sub(r"\x1b\[[0-9;]*m", "", shown.decode()).replace("\r\n", "\n")
+
+
+def _read(master: int) -> bytes:
+    try:
+        return os.read(master, 65536)
+    except OSError:  # the other end is closed
+        return b""
+
+
+@pytest.fixture
+def make_archive(tmp_path: Path) -> Callable[[dict[str, bytes]], Path]:
+    """Return a function that makes an archive of files, at a place with a long name."""
+
+    def make(files: dict[str, bytes]) -> Path:
+        place, source = tmp_path / ("a long name " * 9), tmp_path / "source"
+        place.mkdir()
+        source.mkdir()
+        for name, content in files.items():
+            (source / name).write_bytes(content)
+        with storelet.ZipBackup("website", destination=storelet.Directory(place)) as backup:
+            backup.include_directory(source)
+        (archive,) = place.iterdir()
+        return archive
+
+    return make
+
+
+def test_what_is_copied_from_a_table_is_in_one_piece(
+    make_archive: Callable[[dict[str, bytes]], Path],
+) -> None:
+    archive = make_archive({"name " * 30 + "end": b"", "日本": b"", "plain": b""})
+    titles, row = show("archives", f"{archive.parent}/").splitlines()
+    assert _CELLS.split(row)[-1] == str(archive)
+    assert row.index(str(archive)) == titles.index("ARCHIVE")
+    titles, *rows = show("find", f"{archive.parent}/", "*").splitlines()
+    assert [_CELLS.split(row)[-1] for row in rows] == ["name " * 30 + "end", "plain", "日本"]
+    assert {row.index(archive.name) for row in rows} == {titles.index("NEWEST ARCHIVE")}
