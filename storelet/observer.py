@@ -114,7 +114,7 @@ class Moved:
     Both are 0 where a directory was walked, or a destination copied, or gave what it has.
     """
 
-    bytes_read: int  # from a large file, whose `Added` has them once more
+    bytes_read: int  # of a large file, whose `Added` or `Restored` has them once more
     bytes_sent: int  # to destinations
 
 

@@ -22,7 +22,7 @@ from storelet.catalogue import DamagedError
 from storelet.crew import Crew
 from storelet.deflate import count_cores
 from storelet.errors import RestoreError
-from storelet.observer import Refused, Restored, Restoring, report
+from storelet.observer import Refused, Restored, Restoring, report, report_moved
 from storelet.restore.comparing import Comparison
 from storelet.restore.content import unpack
 from storelet.restore.listing import Listing, Read, StoredMember
@@ -203,7 +203,7 @@ class Extraction:
         """Unpack one member by itself; in any thread."""
         stored = read_data(self._read, wanted.member)
         with closing(self._open_sink()) as sink:
-            outcome = unpack_to(sink, wanted.path, wanted.member, stored, self._secret)
+            outcome = unpack_to(sink, wanted.path, wanted.member, stored, self._secret, _told)
         self._take_one(wanted, outcome)
 
     def _open_sink(self) -> Sink:
@@ -275,6 +275,13 @@ class Extraction:
     def _refuse(self, name: str, reason: str) -> None:
         self.result.refused.append((name, reason))
         report(Refused(member=name, reason=reason))
+
+
+def _told(content: Iterator[bytes]) -> Iterator[bytes]:
+    """Yield what there is, and have who follows it know that it moves."""
+    for data in content:
+        yield data
+        report_moved(read=len(data))
 
 
 def _is_same_content(one: StoredMember, other: StoredMember) -> bool:

@@ -6,7 +6,7 @@ A task and its answer are what marshal can write: tuples, and nothing that could
 from __future__ import annotations
 
 import marshal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 from storelet.catalogue import DamagedError
@@ -49,14 +49,19 @@ def unpack_task(task: bytes | memoryview, secret: bytes, sink: Sink) -> list[Out
 
 
 def unpack_to(
-    sink: Sink, path: str, member: StoredMember, stored: Iterator[bytes], secret: bytes
+    sink: Sink,
+    path: str,
+    member: StoredMember,
+    stored: Iterator[bytes],
+    secret: bytes,
+    follow: Callable[[Iterator[bytes]], Iterator[bytes]] = iter,
 ) -> Outcome:
     """Unpack a member from what is stored of it; return what became of it.
 
-    Raises StoreletError where reading does.
+    Its content goes through `follow`. Raises StoreletError where reading does.
     """
     try:
-        is_compared = sink.write(path, member, unpack(stored, member, secret))
+        is_compared = sink.write(path, member, follow(unpack(stored, member, secret)))
     except _ShortError:
         return "retry", ""  # by itself: its local header is longer than could be known
     except DifferentError as error:

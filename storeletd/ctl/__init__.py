@@ -11,6 +11,7 @@
     reach       what ARCHIVE means: archives, reached as the caller
     client      HTTP on the control socket;   replies     the JSON that comes over it
     progress    a run while it is followed;   summaries   a run in words
+    meter       a restore while it goes on
     console     what is written, and where;   tables, formats   rows, times, sizes as text
 
 Only click is imported at the start: what else a verb needs, it imports itself, so that each

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ import click
 from storeletd.ctl import console
 from storeletd.ctl.formats import describe_bytes, describe_count, describe_elapsed, escape
 from storeletd.ctl.invocation import json_option
+from storeletd.ctl.meter import showing_progress
 from storeletd.ctl.reach import Reach, name_archive, reaching, translating
 from storeletd.ctl.runs import follow
 
@@ -64,7 +64,7 @@ def restore(
         raise click.UsageError("give either --target DIR or --in-place")
     opened = reach.archive(archive)
     begun = time.monotonic()
-    with translating(), _showing_progress(live=console.is_terminal() and not as_json):
+    with translating(), showing_progress(live=console.is_terminal() and not as_json):
         how: Any = {"overwrite": overwrite, "dry_run": dry_run}
         if target is None:
             result = opened.extract_in_place(patterns, **how)
@@ -109,7 +109,7 @@ def verify(reach: Reach, archive: str, sample: str, as_json: bool) -> int:
         return run["exit_code"] or 0
     begun = time.monotonic()
     opened = reach.archive(archive)
-    with translating(), _showing_progress(live=console.is_terminal() and not as_json):
+    with translating(), showing_progress(live=console.is_terminal() and not as_json):
         result = opened.verify(sample=part)
     is_right = not (opened.problems or result.refused)
     if as_json:
@@ -188,44 +188,3 @@ def _describe(
         "refused": [{"name": name, "reason": reason} for name, reason in result.refused],
         "problems": opened.problems,
     }
-
-
-@contextmanager
-def _showing_progress(*, live: bool) -> Iterator[None]:
-    """Keep one line at the bottom of the terminal while files are restored."""
-    if not live:
-        yield
-        return
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
-
-    import storelet
-
-    shown = Progress(
-        TextColumn("{task.fields[files]} of {task.fields[planned]}"),
-        BarColumn(bar_width=None),
-        DownloadColumn(binary_units=True),
-        TransferSpeedColumn(),
-        console=console.open_terminal(),
-        transient=True,
-    )
-    observer = _make_observer(shown)
-    with shown, storelet.observe(observer):
-        yield
-
-
-def _make_observer(shown: Any) -> Callable[[storelet.Event], None]:
-    import storelet
-
-    task = shown.add_task("", total=None, files="0", planned="…")
-    done = 0
-
-    def observe(event: storelet.Event) -> None:
-        nonlocal done
-        match event:
-            case storelet.Restoring(files=files, bytes=size):
-                shown.update(task, total=size, planned=describe_count(files, "file"))
-            case storelet.Restored(bytes=size):
-                done += 1
-                shown.update(task, advance=size, files=f"{done:,}")
-
-    return observe

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import storelet
+from storeletd.ctl.meter import Meter
 from tests.helpers import CLONE
 
 _CELLS = re.compile(r" {2,}")
@@ -76,3 +77,38 @@ def test_what_is_copied_from_a_table_is_in_one_piece(
     titles, *rows = show("find", f"{archive.parent}/", "*").splitlines()
     assert [_CELLS.split(row)[-1] for row in rows] == ["name " * 30 + "end", "plain", "日本"]
     assert {row.index(archive.name) for row in rows} == {titles.index("NEWEST ARCHIVE")}
+
+
+def test_a_large_file_says_how_far_it_is_and_how_long_it_takes(
+    make_archive: Callable[[dict[str, bytes]], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("storelet.observer._MOVED_SECONDS", 0)
+    archive = storelet.open_archive(make_archive({"large": bytes(60 << 20), "small": b"s"}))
+    meter, lines = Meter(), list[str]()
+    lines.append(str(meter.draw()))
+
+    def observe(event: storelet.Event) -> None:
+        meter.observe(event)
+        lines.append(str(meter.draw()))
+
+    with storelet.observe(observe):
+        archive.extract(tmp_path / "target")
+    assert lines[0] == "reads what is in the archive, and what is there …"
+    assert "0 of 2 files  0 B of 60.0 MiB  0 B/s" in lines
+    assert any(re.search(r" [1-5]\d\.\d MiB of 60\.0 MiB  .* MiB/s  \d+s left$", e) for e in lines)
+    assert lines[-1].startswith("2 of 2 files  60.0 MiB of 60.0 MiB  ")
+    assert max(map(len, lines)) < 80
+
+
+def test_directories_that_are_verified_do_not_count_as_files(tmp_path: Path) -> None:
+    (tmp_path / "source" / "directory").mkdir(parents=True)
+    (tmp_path / "kept").mkdir()
+    with storelet.ZipBackup("x", destination=storelet.Directory(tmp_path / "kept")) as backup:
+        backup.include_directory(tmp_path / "source")
+    (archive,) = storelet.list_archives(tmp_path / "kept")
+    meter = Meter()
+    with storelet.observe(meter.observe):
+        assert archive.verify().files == 1
+    assert str(meter.draw()).startswith("0 of 0 files  0 B of 0 B")
