@@ -139,6 +139,8 @@ class _Helper:
     def _start(self, command: Sequence[str], descriptors: Sequence[int]) -> subprocess.Popen[bytes]:
         # What can be imported here can be imported there, wherever Storelet lies.
         path = os.pathsep.join(each or os.getcwd() for each in sys.path)
+        # A terminal interrupts all at once: a helper must not hear it before `serve` sees to that.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             return subprocess.Popen(
                 [sys.executable, "-P", "-m", *command],
@@ -149,6 +151,8 @@ class _Helper:
         except OSError:
             self._socket.close()
             raise
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def give(self, batch: bytes) -> None:
         """Give out a batch; there must be a free slot."""
@@ -207,7 +211,11 @@ def serve(descriptor: int, memory_descriptor: int, prepare: Callable[[bytes], Wo
         while len(task := tasks.recv(_TASK.size, socket.MSG_WAITALL)) == _TASK.size:
             slot, size = _TASK.unpack(task)
             room = memory[slot * SLOT_BYTES : (slot + 1) * SLOT_BYTES]
-            tasks.sendall(_ANSWER.pack(slot, *work(room, size)))
+            answer = _ANSWER.pack(slot, *work(room, size))
+            try:
+                tasks.sendall(answer)
+            except OSError:  # who has us is gone
+                return
 
 
 def _take(waiting: deque[tuple[Any, _Helper | None]]) -> Iterator[tuple[Any, Answer | None]]:

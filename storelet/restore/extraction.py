@@ -82,6 +82,7 @@ class Extraction:
         self._first_links = dict(found.links)
         self._failed: set[int] = set()
         self._counting = Lock()  # large files are unpacked in threads
+        self._is_broken_off = False
         self.result = Unpacked(
             there=found.verdicts.count(Verdict.THERE),
             kept=found.verdicts.count(Verdict.KEPT),
@@ -124,8 +125,9 @@ class Extraction:
             pool = stack.enter_context(ThreadPoolExecutor(count_cores()))
             if self._found.size + self._found.files * _FILE_BYTES > _LITTLE_BYTES:
                 stack.enter_context(crew)  # else it has no helpers
-            # Else whoever interrupts it waits for all large files that have not been begun.
+            # Else whoever interrupts it waits for all large files, begun or not.
             stack.callback(pool.shutdown, wait=False, cancel_futures=True)
+            stack.push(self._break_off)
             large: list[Future[None]] = []
             small = self._small_files(lambda each: large.append(pool.submit(self._alone, each)))
             fetched = fetch_ahead(self._read, spans(small, self._listing.end))
@@ -140,6 +142,10 @@ class Extraction:
                 self._take(span.wanted, outcomes)
             for each in large:
                 each.result()
+
+    def _break_off(self, kind: type[BaseException] | None, *_more: object) -> None:
+        """Have large files that have been begun end where they are, if something was raised."""
+        self._is_broken_off = kind is not None
 
     def _make_crew(self) -> Crew:
         root = () if self._root is None else (self._root,)
@@ -203,7 +209,9 @@ class Extraction:
         """Unpack one member by itself; in any thread."""
         stored = read_data(self._read, wanted.member)
         with closing(self._open_sink()) as sink:
-            outcome = unpack_to(sink, wanted.path, wanted.member, stored, self._secret, _told)
+            outcome = unpack_to(
+                sink, wanted.path, wanted.member, stored, self._secret, self._follow
+            )
         self._take_one(wanted, outcome)
 
     def _open_sink(self) -> Sink:
@@ -211,6 +219,14 @@ class Extraction:
         if self._root is None:
             return Comparison()
         return Target(self._root, replace=self._replace, is_for_one=True)
+
+    def _follow(self, content: Iterator[bytes]) -> Iterator[bytes]:
+        """Yield what there is, telling that it moves, until all is broken off."""
+        for data in content:
+            if self._is_broken_off:
+                raise RestoreError("broken off")
+            yield data
+            report_moved(read=len(data))
 
     def _make_links(self) -> None:
         assert self._target is not None or not self._links  # noqa: S101 - only there
@@ -275,13 +291,6 @@ class Extraction:
     def _refuse(self, name: str, reason: str) -> None:
         self.result.refused.append((name, reason))
         report(Refused(member=name, reason=reason))
-
-
-def _told(content: Iterator[bytes]) -> Iterator[bytes]:
-    """Yield what there is, and have who follows it know that it moves."""
-    for data in content:
-        yield data
-        report_moved(read=len(data))
 
 
 def _is_same_content(one: StoredMember, other: StoredMember) -> bool:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from storeletd.ctl import console
+from storeletd.ctl.console import CommandError
 from storeletd.ctl.formats import describe_bytes, describe_count, describe_elapsed, escape
 from storeletd.ctl.invocation import json_option
 from storeletd.ctl.meter import showing_progress
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["restore", "verify"]
 
 _PARTIAL = 3
+_INTERRUPTED = 130
 _SHOWN = 20  # members that were not restored
 
 
@@ -64,7 +67,8 @@ def restore(
         raise click.UsageError("give either --target DIR or --in-place")
     opened = reach.archive(archive)
     begun = time.monotonic()
-    with translating(), showing_progress(live=console.is_terminal() and not as_json):
+    live = console.is_terminal() and not as_json
+    with _interruptible(), translating(), showing_progress(live=live):
         how: Any = {"overwrite": overwrite, "dry_run": dry_run}
         if target is None:
             result = opened.extract_in_place(patterns, **how)
@@ -80,6 +84,17 @@ def restore(
         where = "where it came from" if target is None else str(target)
         _print_result(opened, result, where, took, dry_run=dry_run)
     return _PARTIAL if result.refused or problems else 0
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Say what becomes of a restore that is interrupted."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        console.print_remark("")  # the terminal has shown ^C
+        hint = "the same command again; it goes on where it stopped"
+        raise CommandError("interrupted", hint=hint, exit_code=_INTERRUPTED) from None
 
 
 @click.command()

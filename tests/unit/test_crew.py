@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import marshal
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -254,6 +255,35 @@ with storelet.observe(stop), storelet.ZipBackup("example") as backup:
             return False
 
     wait_for(lambda: not any(map(is_there, left)), seconds=10, what="the end of the helpers")
+
+
+def test_a_helper_never_hears_what_interrupts_all() -> None:
+    with Crew("storelet.packer", "fast") as crew:
+        for helper in crew._helpers:  # of which nobody knows how far they are
+            status = Path(f"/proc/{helper._process.pid}/status").read_text()
+            masks = [
+                int(mask, 16) for mask in re.findall(r"^Sig(?:Blk|Ign):\s*(\w+)", status, re.M)
+            ]
+            assert any(mask >> signal.SIGINT - 1 & 1 for mask in masks)
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+def test_a_helper_whose_process_is_gone_says_nothing() -> None:
+    script = """
+import os, socket, storelet.crew
+theirs, ours = socket.socketpair()
+memory = os.memfd_create("storelet")
+os.ftruncate(memory, storelet.crew.SLOTS * storelet.crew.SLOT_BYTES)
+theirs.sendall(storelet.crew._SECRET.pack(0) + storelet.crew._TASK.pack(0, 0))
+def end():
+    theirs.close()
+    return 0, 0, 0
+storelet.crew.serve(ours.fileno(), memory, lambda secret: lambda room, size: end())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=CLONE, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_answers_come_in_the_order_of_the_work_with_what_has_none_in_between(

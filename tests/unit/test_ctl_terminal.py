@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pty
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -112,3 +113,34 @@ def test_directories_that_are_verified_do_not_count_as_files(tmp_path: Path) -> 
     with storelet.observe(meter.observe):
         assert archive.verify().files == 1
     assert str(meter.draw()).startswith("0 of 0 files  0 B of 0 B")
+
+
+def test_a_restore_that_is_interrupted_says_how_it_goes_on(
+    make_archive: Callable[[dict[str, bytes]], Path], tmp_path: Path
+) -> None:
+    archive = make_archive({"large": bytes(512 << 20)})  # takes a second
+    arguments = ("restore", str(archive), "--target", str(tmp_path / "target"))
+    master, slave = pty.openpty()
+    with spawn(*arguments, output=slave, errors=subprocess.PIPE) as process:
+        os.close(slave)
+        shown = b""
+        while b"of 1 file" not in shown:
+            shown += os.read(master, 65536)
+        process.send_signal(signal.SIGINT)
+        while _read(master):
+            pass
+        assert process.stderr is not None
+        said = process.stderr.read().decode()
+    os.close(master)
+    assert process.returncode == 130
+    assert said == (
+        "\nError: interrupted\nTry: the same command again; it goes on where it stopped\n"
+    )
+    assert list((tmp_path / "target").iterdir()) == []
+    assert ctl_says(*arguments).startswith("Restored 1 file, 512 MiB to ")
+
+
+def ctl_says(*arguments: str) -> str:
+    """Return what storeletctl writes where there is no terminal."""
+    with spawn(*arguments, output=subprocess.PIPE, errors=subprocess.PIPE) as process:
+        return b"".join(process.communicate(timeout=60)).decode()

@@ -203,6 +203,26 @@ with tempfile.TemporaryDirectory() as top:
     assert done.stdout == "[]\n0o40000\n"
 
 
+def test_what_is_interrupted_ends_a_large_file_where_it_is(tmp_path: Path) -> None:
+    source, kept, target = tmp_path / "source", tmp_path / "kept", tmp_path / "target"
+    source.mkdir()
+    kept.mkdir()
+    (source / "a small one").write_bytes(b"small")
+    with (source / "huge").open("wb") as file:
+        file.truncate(512 * MIB)  # takes a second
+    with storelet.ZipBackup("tree", destination=storelet.Directory(kept)) as backup:
+        backup.include_directory(source)
+    (archive,) = storelet.list_archives(kept)
+
+    def interrupt(event: storelet.Event) -> None:
+        if isinstance(event, storelet.Restored):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), storelet.observe(interrupt):
+        archive.extract(target)
+    assert [path.name for path in target.iterdir()] == ["a small one"]
+
+
 def test_a_target_that_cannot_be_read_is_named(archive: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(storelet.RestoreError, match=r"cannot restore to .*file: File exists"):
