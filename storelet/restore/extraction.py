@@ -52,6 +52,7 @@ class Unpacked:
     planned: int = 0  # files and symbolic links that were to be
     compared: int = 0  # files that were compared with their sources
     different: list[tuple[str, str]] = field(default_factory=list)  # from these, and how
+    taken: int = 0  # refused ones in whose place something else is, which `overwrite` replaces
 
 
 class Extraction:
@@ -88,6 +89,7 @@ class Extraction:
             kept=found.verdicts.count(Verdict.KEPT),
             wanted=len(found.verdicts) - found.verdicts.count(Verdict.UNWANTED),
             planned=found.files,
+            taken=found.taken,
         )
 
     def run(self) -> Unpacked:

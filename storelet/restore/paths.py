@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 
 from storelet.restore.listing import StoredMember
 
-__all__ = ["Origin", "RefusedError", "place", "temporary_name"]
+__all__ = ["Origin", "RefusedError", "TakenError", "place", "temporary_name"]
 
 _MOST_BYTES = 4095  # of a path, and of what a symbolic link points to: Linux's PATH_MAX
 _TEMPORARY = re.compile(r"\.storelet-[0-9a-f]{16}\.part")
@@ -31,6 +31,10 @@ _KINDS = {
 
 class RefusedError(Exception):
     """A member is not restored; the message is the reason."""
+
+
+class TakenError(RefusedError):
+    """A member is not restored since something else is there, which may be replaced."""
 
 
 def place(member: StoredMember) -> str:

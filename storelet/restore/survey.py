@@ -21,7 +21,7 @@ from typing import Literal
 from storelet.catalogue import DamagedError
 from storelet.restore.content import check_readable, crc_of, end_of, find_data
 from storelet.restore.listing import Listing, Read, StoredMember
-from storelet.restore.paths import RefusedError
+from storelet.restore.paths import RefusedError, TakenError
 from storelet.restore.reading import Wanted
 from storelet.restore.target import Target
 
@@ -53,6 +53,7 @@ class Survey:
     refused: dict[int, tuple[str, str]] = field(default_factory=dict)  # name and reason
     files: int = 0  # files and symbolic links to restore
     size: int = 0  # bytes of their content
+    taken: int = 0  # that are refused for what is there, which may be replaced
     encrypted: list[StoredMember] = field(default_factory=list)  # some, to try a password on
     links: dict[bytes, Wanted] = field(default_factory=dict)  # what is there of hard links
 
@@ -136,6 +137,7 @@ def survey(
         except RefusedError as error:
             result.take(member, Verdict.REFUSED)
             result.refuse(number, member, str(error))
+            result.taken += isinstance(error, TakenError)
             continue
         marks[number] = hash(path)
     _refuse_twins(result, listing, find_path, marks)
@@ -206,7 +208,7 @@ def _judge(path: str, member: StoredMember, target: Target | None, overwrite: Ov
     if overwrite == "if-newer" and member.mtime_ns <= found.st_mtime_ns:
         return Verdict.KEPT
     if overwrite == "never":
-        raise RefusedError("something else is there already")
+        raise TakenError("something else is there already")
     return Verdict.RESTORE
 
 

@@ -44,7 +44,8 @@ _NO_TEMPORARY = {errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL}
 def open_root(path: str, *, make: bool) -> int:
     """Open the directory that is restored into; `make` it where it is missing."""
     if make:
-        os.makedirs(path, exist_ok=True)
+        with suppress(FileExistsError):  # if it is no directory, opening it says so
+            os.makedirs(path)
     return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
 

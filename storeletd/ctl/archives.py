@@ -17,7 +17,7 @@ from storeletd.ctl import console
 from storeletd.ctl.console import CommandError
 from storeletd.ctl.formats import describe_bytes, describe_count, describe_time, escape
 from storeletd.ctl.invocation import json_option
-from storeletd.ctl.reach import Reach, name_archive, reaching, translating
+from storeletd.ctl.reach import Reach, find_unfitting, name_archive, reaching, translating
 from storeletd.ctl.tables import Column, print_table
 
 if TYPE_CHECKING:
@@ -89,23 +89,25 @@ def list_files(
 
     ARCHIVE is a path, a URL, JOB, JOB@latest, or JOB@2026-11-20 for the newest one not after that
     day. GLOB is as in a .gitignore: `*.conf`, `/etc/ssh/`, `www/**/*.php`. Exit code 3 says that
-    the archive is damaged and some of it is not listed.
+    the archive is damaged and some of it is not listed, 4 that nothing fits a pattern.
     """
     opened = reach.archive(archive)
     with translating():
         if (patterns or opened.problems) and next(opened.members(patterns), None) is None:
             raise reach.nothing_found(archive, opened, patterns)
+        unfitting = find_unfitting(opened, patterns)
         if as_json:
             members = list(map(_describe_member, opened.members(patterns)))
-            console.print_json(
-                {"archive": opened.url, "members": members, "problems": opened.problems}
-            )
+            about = {"problems": opened.problems, "unfitting": unfitting}
+            console.print_json({"archive": opened.url, "members": members, **about})
         else:
             for member in opened.members(patterns):
                 console.print_line(_format_member(member))
             for problem in opened.problems:
                 console.print_remark(f"{opened.name}: {problem}")
-    return _PARTIAL if opened.problems else 0
+            for pattern in unfitting:
+                console.print_remark(f"Nothing fits {pattern}")
+    return _PARTIAL if opened.problems else _NO_SUCH if unfitting else 0
 
 
 @click.command()

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     import storelet
     from storeletd.jobs import Job
 
-__all__ = ["Reach", "name_archive", "reaching", "translating"]
+__all__ = ["Reach", "find_unfitting", "name_archive", "reaching", "translating"]
 
 _USAGE = 2
 _NO_SUCH = 4
@@ -94,6 +94,18 @@ def translating() -> Iterator[None]:
         yield
     except storelet.StoreletError as error:
         raise CommandError(error.message, hint=error.hint, exit_code=error.exit_code) from error
+
+
+def find_unfitting(archive: storelet.OpenedArchive, patterns: Sequence[str]) -> list[str]:
+    """Return those of several patterns that no member fits; mistyped, they go unseen in others."""
+    if len(patterns) < 2:
+        return []
+    with translating():
+        return [
+            pattern
+            for pattern in patterns
+            if not pattern.startswith("!") and next(archive.members([pattern]), None) is None
+        ]
 
 
 def name_archive(archive: storelet.OpenedArchive) -> str:

@@ -15,7 +15,7 @@ from storeletd.ctl.console import CommandError
 from storeletd.ctl.formats import describe_bytes, describe_count, describe_elapsed, escape
 from storeletd.ctl.invocation import json_option
 from storeletd.ctl.meter import showing_progress
-from storeletd.ctl.reach import Reach, name_archive, reaching, translating
+from storeletd.ctl.reach import Reach, find_unfitting, name_archive, reaching, translating
 from storeletd.ctl.runs import follow
 
 if TYPE_CHECKING:
@@ -28,10 +28,17 @@ _INTERRUPTED = 130
 _SHOWN = 20  # members that were not restored
 
 
+def _read_target(text: str) -> Path:
+    """Return what files may be restored to. Raises BadParameter."""
+    if not text.strip():
+        raise click.BadParameter("the name is empty: is a variable of the shell not set?")
+    return Path(text)
+
+
 @click.command()
 @click.argument("archive", metavar="ARCHIVE")
 @click.argument("patterns", nargs=-1, metavar="[GLOB]...")
-@click.option("--target", type=click.Path(path_type=Path), metavar="DIR", help="Where to.")
+@click.option("--target", type=_read_target, metavar="DIR", help="Where to.")
 @click.option("--in-place", is_flag=True, help="Put everything where it came from.")
 @click.option("-n", "--dry-run", is_flag=True, help="Only say what would be restored.")
 @click.option(
@@ -61,7 +68,8 @@ def restore(
     day. GLOB is as in a .gitignore: `*.conf`, `/etc/ssh/`, `www/**/*.php`.
 
     Files that are there stay as they are. A restore that was broken off goes on where it stopped
-    when it is called again. Exit code 3 says that something could not be restored.
+    when it is called again. Exit code 3 says that something could not be restored, or that
+    nothing fits one of several patterns.
     """
     if (target is None) == (not in_place):
         raise click.UsageError("give either --target DIR or --in-place")
@@ -78,12 +86,16 @@ def restore(
     took = time.monotonic() - begun
     if (patterns or problems) and not result.wanted:
         raise reach.nothing_found(archive, opened, patterns)
+    unfitting = find_unfitting(opened, patterns)
     if as_json:
-        console.print_json(_describe(opened, result, dry_run=dry_run))
+        described = _describe(opened, result, dry_run=dry_run)
+        console.print_json({**described, "unfitting": unfitting})
     else:
         where = "where it came from" if target is None else str(target)
         _print_result(opened, result, where, took, dry_run=dry_run)
-    return _PARTIAL if result.refused or problems else 0
+        for pattern in unfitting:
+            console.print_remark(f"Nothing fits {pattern}")
+    return _PARTIAL if result.refused or problems or unfitting else 0
 
 
 @contextmanager
@@ -179,15 +191,20 @@ def _print_result(
     if result.kept:
         console.print_line(f"{describe_count(result.kept, 'file')} newer there, and kept")
     _print_refused(opened, result, "Not restored")
+    if result.taken:
+        console.print_remark(
+            "Try: --overwrite, or where the archive's is newer --overwrite=if-newer"
+        )
 
 
 def _print_refused(opened: storelet.OpenedArchive, result: storelet.Unpacked, what: str) -> None:
     for problem in opened.problems:
         console.print_remark(f"{opened.name}: {problem}")
-    for name, reason in result.refused[:_SHOWN]:
-        console.print_remark(f"{what}: {name}: {reason}")
-    if len(result.refused) > _SHOWN:
-        console.print_remark(f"… and {len(result.refused) - _SHOWN:,} more (--json has them all)")
+    lines = list(dict.fromkeys(f"{what}: {name}: {reason}" for name, reason in result.refused))
+    for line in lines[:_SHOWN]:
+        console.print_remark(line)
+    if len(lines) > _SHOWN:
+        console.print_remark(f"… and {len(lines) - _SHOWN:,} more (--json has them all)")
 
 
 def _describe(

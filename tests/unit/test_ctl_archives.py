@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+import zipfile
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -270,11 +271,44 @@ def test_what_is_there_is_named_and_kept(nights: Nights, tmp_path: Path) -> None
     (target / "www" / "added").write_text("another")
     done = nights.ctl("restore", "website", "--target", str(target))
     assert done.returncode == 3
-    assert "Not restored: www/added: something else is there already" in done.stderr
+    assert done.stderr.splitlines() == [
+        "Not restored: www/added: something else is there already",
+        "Try: --overwrite, or where the archive's is newer --overwrite=if-newer",
+    ]
     assert (target / "www" / "added").read_text() == "another"
     done = nights.ctl("restore", "website", "www/added", "--overwrite", "--target", str(target))
     assert done.returncode == 0
     assert (target / "www" / "added").read_text() == "new"
+
+
+def test_a_pattern_that_nothing_fits_is_named(nights: Nights, tmp_path: Path) -> None:
+    target = str(tmp_path / "target")
+    patterns = ("www/added", "www/adedd", "!*.tmp")
+    done = nights.ctl("restore", "website", *patterns, "--target", target)
+    assert (done.returncode, done.stderr) == (3, "Nothing fits www/adedd\n")
+    assert done.stdout.startswith("Restored 1 file, ")
+    assert nights.json("restore", "website", *patterns, "--target", target)["unfitting"] == [
+        "www/adedd"
+    ]
+    done = nights.ctl("files", "website", *patterns)
+    assert (done.returncode, done.stderr) == (4, "Nothing fits www/adedd\n")
+    assert done.stdout.endswith(" www/added\n")
+
+
+def test_a_line_about_what_is_not_restored_is_said_once(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "twice.zip", "w") as made:
+        made.writestr("twice", "1")
+        with pytest.warns(UserWarning, match="Duplicate name"):
+            made.writestr("twice", "2")
+    done = ctl("restore", str(tmp_path / "twice.zip"), "--target", str(tmp_path / "target"))
+    assert done.stderr == "Not restored: twice: another member has the same name\n"
+
+
+def test_a_target_without_a_name_is_none(nights: Nights, tmp_path: Path) -> None:
+    done = ctl("restore", nights.first, "--target", "", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "is a variable of the shell not set?" in done.stderr
+    assert not (tmp_path / "www").exists()
 
 
 def test_in_place_puts_things_where_they_came_from(nights: Nights) -> None:
