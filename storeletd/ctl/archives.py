@@ -5,6 +5,7 @@ They read as the caller, by ranged reads, and need no daemon.
 
 from __future__ import annotations
 
+import re
 import stat
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +28,9 @@ __all__ = ["diff", "dump", "find", "list_archives", "list_files"]
 
 _PARTIAL = 3
 _NO_SUCH = 4
+
+# Control characters, but for those of text, and C1 in UTF-8.
+_STEERS = re.compile(rb"[\0-\x08\x0e-\x1f\x7f]|\xc2[\x80-\x9f]")
 
 _ARCHIVES = (
     Column(title="MADE"),
@@ -121,22 +125,27 @@ def find(
     pattern: str,
     as_json: bool,
 ) -> int:
-    """Find files in all archives of a job, each version of a file once.
+    """Find files in all archives of a job, or at a place, each version of a file once.
 
+    GLOB is as in a .gitignore: `index.php` is such a file anywhere, `/www/*.php` only there.
     IN says how many archives have that version. Exit code 1 says that there is none.
     """
     versions: dict[tuple[Any, ...], list[storelet.OpenedArchive]] = {}
+    problems: list[str] = []
     with translating():
         for opened in reach.archives(what):
             for member in opened.members([pattern]):
                 if not member.is_directory:
                     key = (member.name, member.mtime_ns, member.size, member.crc)
                     versions.setdefault(key, []).append(opened)
-            for problem in opened.problems:
-                console.print_remark(f"{opened.name}: {problem}")
+            problems += (f"{opened.name}: {problem}" for problem in opened.problems)
     if as_json:
-        console.print_json({"versions": [_describe_version(*each) for each in versions.items()]})
-    elif versions:
+        described = [_describe_version(*each) for each in versions.items()]
+        console.print_json({"versions": described, "problems": problems})
+        return 0 if versions else 1
+    for problem in problems:
+        console.print_remark(problem)
+    if versions:
         ordered = sorted(versions.items(), key=lambda each: each[0][:2])
         print_table(
             _FOUND,
@@ -157,7 +166,8 @@ def find(
 def dump(reach: Reach, archive: str, member: str) -> None:
     """Write one file of an archive to standard output.
 
-    What is written is only known to be right when it has ended with exit code 0.
+    MEMBER is its name as `files` shows it. What is written is only known to be right when it has
+    ended with exit code 0. To a terminal only text is written.
     """
     import storelet
 
@@ -168,6 +178,11 @@ def dump(reach: Reach, archive: str, member: str) -> None:
         except storelet.MemberMissingError as error:
             raise _no_member(reach, archive, opened, member) from error
         for piece in opened.stream(found):
+            if console.is_terminal() and _STEERS.search(piece):
+                raise CommandError(
+                    f"{member} is no text: it could steer the terminal",
+                    hint=f"{reach.command('dump', archive, member)} > FILE",
+                )
             sys.stdout.buffer.write(piece)
     sys.stdout.buffer.flush()
 
@@ -194,6 +209,8 @@ def diff(
     as_json: bool,
 ) -> int:
     """Show what differs between two archives, from their catalogues alone.
+
+    An ARCHIVE is a path, a URL, JOB, JOB@latest, or JOB@2026-11-20.
 
     + is added, - is removed, M has another content, m has another mode, owner or time. Exit code 3
     says that one is damaged, and what it lacks may be missing for that alone.

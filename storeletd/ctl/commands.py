@@ -6,7 +6,6 @@ the one edge where errors become text and an exit code.
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -124,15 +123,19 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     arguments = sys.argv[1:] if arguments is None else arguments
     as_json = "--json" in arguments  # it counts also where the rest cannot be understood
     try:
+        if sys.stdout is None:  # `>&-`; what a verb wrote would be lost in silence
+            raise CommandError(
+                "standard output is closed", hint=">/dev/null, if nobody is to read it"
+            )
         code = storeletctl.main([*arguments], prog_name="storeletctl", standalone_mode=False)
     except click.Abort:
         code = _fail(CommandError("interrupted", exit_code=_INTERRUPTED), as_json)
     except (CommandError, click.ClickException) as error:
         code = _fail(error, as_json)
     except OSError as error:  # such as standard output on a full disk
-        code = _fail(CommandError(str(error)), as_json)
-        # What is buffered would fail once more when Python ends, with a status of its own.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        what = "standard output" if error.filename is None else error.filename
+        code = _fail(CommandError(f"{what}: {error.strerror or error}"), as_json)
+        console.turn_off(1)
     sys.exit(code)
 
 

@@ -34,6 +34,7 @@ __all__ = [
     "print_json",
     "print_line",
     "print_remark",
+    "turn_off",
 ]
 
 # Names that both click and rich know.
@@ -98,7 +99,20 @@ def print_all(lines: Iterable[str]) -> None:
 
 def print_remark(text: str) -> None:
     """Print a line that is not part of the result."""
-    click.echo(escape(text), err=True)
+    _print_aside(escape(text))
+
+
+def _print_aside(text: str) -> None:
+    """Write to standard error; where nobody can be told, what is done is done all the same."""
+    try:
+        click.echo(text, err=True)
+    except OSError:
+        turn_off(sys.stderr.fileno())
+
+
+def turn_off(stream: int) -> None:
+    """Write to nobody from now on: what is buffered would fail once more when Python ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
 
 
 def print_json(document: Any) -> None:
@@ -110,7 +124,7 @@ def print_error(error: CommandError | click.ClickException, *, as_json: bool) ->
     """Print an error to standard error, for people or for programs."""
     document = describe_error(error)
     if as_json:
-        click.echo(json.dumps(document, indent=2), err=True)
+        _print_aside(json.dumps(document, indent=2))
         return
     print_remark(f"Error: {document['error']}")
     if document["hint"]:

@@ -75,6 +75,7 @@ def reaching(command: Callable[..., Any]) -> Callable[..., Any]:
             jobs=directory,
             endpoint_url=endpoint_url,
             password=_read_password(password_file),
+            is_silent=bool(more.get("as_json")),
         )
         return command(reach, **more)
 
@@ -89,7 +90,8 @@ def translating() -> Iterator[None]:
 
     import storelet
 
-    logging.getLogger("storelet").addHandler(logging.NullHandler())
+    for name in ("storelet", "storeletd"):
+        logging.getLogger(name).addHandler(logging.NullHandler())
     try:
         yield
     except storelet.StoreletError as error:
@@ -122,6 +124,7 @@ class Reach:
     jobs: Path  # the job directory
     endpoint_url: str | None
     password: str | None = field(repr=False)  # that was given; else a job's own is taken
+    is_silent: bool  # makes no remarks, since nothing but JSON is to be written
 
     def is_with_daemon(self, text: str) -> bool:
         """Tell whether it is a job of the daemon's, in words that mean nothing else.
@@ -152,7 +155,7 @@ class Reach:
                 hint = f"storeletctl history {shlex.quote(name)}"
                 message = f"job {name} has no archive yet"
                 raise CommandError(message, hint=hint, exit_code=_NO_SUCH)
-            found = _leave_out_bad(found)
+            found = self._leave_out_bad(found)
             if when in ("", "latest"):
                 return found[-1]
             return _find_until(found, when, name, self.command("archives", name))
@@ -261,6 +264,15 @@ class Reach:
             return self.job(named[1])
         return None
 
+    def _leave_out_bad(
+        self, archives: list[storelet.OpenedArchive]
+    ) -> list[storelet.OpenedArchive]:
+        """Return the archives that are not marked as bad, or all where they all are."""
+        for each in archives:
+            if each.is_bad and not self.is_silent:
+                console.print_remark(f"{each.name} is marked bad: it has failed a verification")
+        return [each for each in archives if not each.is_bad] or archives
+
     def _password_of(self, job: Job) -> str | None:
         """Return the password of a job's archives, where it is to be had; few verbs need one."""
         import storelet
@@ -306,6 +318,9 @@ class Reach:
         destinations, failures = make_destinations(job)
         if failures and not destinations:
             raise failures[0]
+        if not self.is_silent:
+            for failure in failures:
+                console.print_remark(f"Not looked at: {failure}")
         return [(each, job.name) for each in destinations]
 
     def _places_of_runs(self, name: str) -> Sequence[tuple[str, str]]:
@@ -353,15 +368,6 @@ def _find_credentials() -> None:
             if os.path.isdir(directory):
                 os.environ["CREDENTIALS_DIRECTORY"] = directory
                 return
-
-
-def _leave_out_bad(archives: list[storelet.OpenedArchive]) -> list[storelet.OpenedArchive]:
-    """Return the archives that are not marked as bad, or all where they all are."""
-    good = [each for each in archives if not each.is_bad]
-    for each in archives:
-        if each.is_bad:
-            console.print_remark(f"{each.name} is marked bad: it has failed a verification")
-    return good or archives
 
 
 def _find_until(

@@ -80,6 +80,20 @@ def test_what_is_copied_from_a_table_is_in_one_piece(
     assert {row.index(archive.name) for row in rows} == {titles.index("NEWEST ARCHIVE")}
 
 
+@pytest.mark.parametrize("content", [b"\0", b"text \x1b[2J", "\x9b2J".encode(), b"\r\x08"])
+def test_what_could_steer_a_terminal_is_not_dumped_to_it(
+    make_archive: Callable[[dict[str, bytes]], Path], tmp_path: Path, content: bytes
+) -> None:
+    archive = str(make_archive({"text": "naïve\ttext\n".encode(), "data": content}))
+    assert show("dump", archive, "text") == "naïve\ttext\n"
+    error, hint = show("dump", archive, "data").splitlines()
+    assert error == "Error: data is no text: it could steer the terminal"
+    command = f"{hint.removeprefix('Try: ')}".replace("FILE", str(tmp_path / "data"))
+    run = [f'storeletctl() {{ {sys.executable} -m storeletd.ctl "$@"; }}', command]
+    subprocess.run(["bash", "-c", "\n".join(run)], cwd=CLONE, check=True, timeout=60)
+    assert (tmp_path / "data").read_bytes() == content
+
+
 def test_a_large_file_says_how_far_it_is_and_how_long_it_takes(
     make_archive: Callable[[dict[str, bytes]], Path],
     tmp_path: Path,

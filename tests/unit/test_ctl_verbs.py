@@ -235,9 +235,20 @@ def test_a_full_disk_is_an_error_without_traceback() -> None:
             timeout=60,
         )
     assert done.returncode == 1
-    assert done.stderr.startswith("Error: ")
-    assert "No space left" in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+    assert done.stderr == "Error: standard output: No space left on device\n"
+
+
+def test_where_nothing_can_be_written_nothing_is_done() -> None:
+    command = [sys.executable, "-m", "storeletd.ctl", "calendar", "@daily"]
+    done = subprocess.run(
+        ["sh", "-c", '"$@" >&-', "sh", *command],
+        cwd=CLONE,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("Error: standard output is closed\n")
 
 
 def test_help_lists_the_verbs_and_the_exit_codes() -> None:
