@@ -20,6 +20,7 @@ from storelet.errors import (
     ArchiveMissingError,
     CredentialsError,
     DamagedArchiveError,
+    DestinationMissingError,
     MemberMissingError,
     RestoreError,
     StoreletError,
@@ -82,12 +83,25 @@ def open_archive(
         wanted = (name, version)
         stored = next((e for e in versions if (e.name, e.version_id) == wanted), None)
     if stored is None:
-        hint = "check the name; a key that may not read it sees none either"
-        raise ArchiveMissingError(
-            f"no such archive: {os.fspath(url)}",
-            hint=hint if isinstance(destination, S3) else None,
-        )
+        raise _find_reason(destination, name, os.fspath(url))
     return OpenedArchive(destination, stored, password)
+
+
+def _find_reason(destination: Destination, name: str, url: str) -> StoreletError:
+    """Return why there is no such archive.
+
+    To a request for one object S3 answers the same whether the key is wrong, the bucket is missing
+    or the object; to one for a list it says which.
+    """
+    error = ArchiveMissingError(f"no such archive: {url}")
+    if isinstance(destination, S3):
+        try:
+            destination.list_archives(name)
+        except (CredentialsError, DestinationMissingError) as reason:
+            return reason
+        except StoreletError:
+            error.hint = "check the name; a key that may not read it sees none either"
+    return error
 
 
 class OpenedArchive:

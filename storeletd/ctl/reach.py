@@ -43,6 +43,7 @@ _KEYS_SET = ("AWS_ACCESS_KEY_ID", "AWS_PROFILE")  # who sets one has other keys 
 _KEYS = {"access_key", "secret_key", "aws_session_token"}
 _LOOK_BACK = 50  # runs of a Python module, among which one has saved something
 _ARCHIVE_FILE = re.compile(r"(.+)_(\d{14})\.zip")
+_MISSING = "check the name, whether it is mounted, and --endpoint-url"  # it is not to be made
 _BUCKET = re.compile(r"s3://[^/]+")
 _CREDENTIALS = ("/run/credentials/storeletd.service", "/etc/credstore")
 _ZONES = timedelta(hours=26)  # that local times in archives' names can differ by
@@ -95,7 +96,9 @@ def translating() -> Iterator[None]:
     try:
         yield
     except storelet.StoreletError as error:
-        raise CommandError(error.message, hint=error.hint, exit_code=error.exit_code) from error
+        is_missing = isinstance(error, storelet.DestinationMissingError)
+        hint = _MISSING if is_missing else error.hint
+        raise CommandError(error.message, hint=hint, exit_code=error.exit_code) from error
 
 
 def find_unfitting(archive: storelet.OpenedArchive, patterns: Sequence[str]) -> list[str]:

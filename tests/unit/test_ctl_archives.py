@@ -190,6 +190,20 @@ save:
     assert ctl("dump", url, "directory/plain", *where, **right).returncode == 0
 
 
+def test_why_there_is_no_archive_is_said(seaweedfs: Bucket) -> None:
+    where = ("--endpoint-url", str(seaweedfs.endpoint))
+    keys = {"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY}
+    for url, more, code, said in (
+        (f"s3://{seaweedfs.name}/x.zip", {}, 4, "Error: no such archive: "),
+        ("s3://no-such-bucket/x.zip", {}, 10, "Error: no such bucket: no-such-bucket\n"),
+        (f"s3://{seaweedfs.name}/x.zip", {"AWS_SECRET_ACCESS_KEY": "x"}, 12, "refuses the key"),
+    ):
+        done = ctl("files", url, *where, **{**keys, **more})
+        assert done.returncode == code
+        assert said in done.stderr
+        assert "make it" not in done.stderr
+
+
 def test_versions_of_a_file_are_found(nights: Nights) -> None:
     versions = nights.json("find", "website", "plain")["versions"]
     assert sorted((each["bytes"], len(each["archives"])) for each in versions) == [
