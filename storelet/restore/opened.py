@@ -22,6 +22,7 @@ from storelet.errors import (
     DamagedArchiveError,
     DestinationMissingError,
     MemberMissingError,
+    PermissionDeniedError,
     RestoreError,
     StoreletError,
     UsageError,
@@ -93,14 +94,20 @@ def _find_reason(destination: Destination, name: str, url: str) -> StoreletError
     To a request for one object S3 answers the same whether the key is wrong, the bucket is missing
     or the object; to one for a list it says which.
     """
-    error = ArchiveMissingError(f"no such archive: {url}")
+    error: StoreletError = ArchiveMissingError(f"no such archive: {url}")
     if isinstance(destination, S3):
         try:
-            destination.list_archives(name)
+            found = destination.list_archives(backup_of(name))
         except (CredentialsError, DestinationMissingError) as reason:
             return reason
         except StoreletError:
             error.hint = "check the name; a key that may not read it sees none either"
+        else:
+            if any(each.name == name for each in found):
+                error = PermissionDeniedError(
+                    f"cannot read {url}",
+                    hint="may this key read it? is it encrypted with an SSECustomerKey?",
+                )
     return error
 
 

@@ -19,7 +19,6 @@ import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
@@ -30,6 +29,7 @@ from storeletd.ctl import console
 from storeletd.ctl.arguments import JOBS, jobs_option
 from storeletd.ctl.console import CommandError
 from storeletd.ctl.invocation import Invocation, pass_invocation
+from storeletd.ctl.moments import ARCHIVE_FILE, find_until
 
 if TYPE_CHECKING:
     import storelet
@@ -42,11 +42,9 @@ _NO_SUCH = 4
 _KEYS_SET = ("AWS_ACCESS_KEY_ID", "AWS_PROFILE")  # who sets one has other keys in mind
 _KEYS = {"access_key", "secret_key", "aws_session_token"}
 _LOOK_BACK = 50  # runs of a Python module, among which one has saved something
-_ARCHIVE_FILE = re.compile(r"(.+)_(\d{14})\.zip")
 _MISSING = "check the name, whether it is mounted, and --endpoint-url"  # it is not to be made
 _BUCKET = re.compile(r"s3://[^/]+")
 _CREDENTIALS = ("/run/credentials/storeletd.service", "/etc/credstore")
-_ZONES = timedelta(hours=26)  # that local times in archives' names can differ by
 
 
 def reaching(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -148,7 +146,7 @@ class Reach:
         with translating():
             if "://" in text or (os.path.exists(text) and self._find_file(name) is None):
                 return self._open(text)
-            named = _ARCHIVE_FILE.fullmatch(text.rpartition("/")[2])
+            named = ARCHIVE_FILE.fullmatch(text.rpartition("/")[2])
             if named is not None and self._find_file(named[1]) is not None:
                 return self._by_file_name(named[0], named[1], text)
             if self._find_file(name) is None:
@@ -161,7 +159,7 @@ class Reach:
             found = self._leave_out_bad(found)
             if when in ("", "latest"):
                 return found[-1]
-            return _find_until(found, when, name, self.command("archives", name))
+            return find_until(found, when, name, self.command("archives", name))
 
     def archives(self, text: str, *, versions: bool = False) -> list[storelet.OpenedArchive]:
         """Return the archives that JOB|URL means, the oldest first."""
@@ -181,6 +179,8 @@ class Reach:
         options = ["--jobs", str(self.jobs)] if str(self.jobs) != JOBS else []
         if self.endpoint_url:
             options += ["--endpoint-url", self.endpoint_url]
+        if any(argument.startswith("-") for argument in arguments):
+            return shlex.join(["storeletctl", verb, *options, "--", *arguments])
         return shlex.join(["storeletctl", verb, *arguments, *options])
 
     def nothing_found(
@@ -260,7 +260,7 @@ class Reach:
 
     def _job_of(self, text: str) -> Job | None:
         """Return the job that an archive is named after, if its file is at hand and readable."""
-        named = _ARCHIVE_FILE.match(text.rpartition("/")[2])
+        named = ARCHIVE_FILE.match(text.rpartition("/")[2])
         if named is None or self._find_file(named[1]) is None:
             return None
         with suppress(CommandError):
@@ -332,7 +332,7 @@ class Reach:
         places: dict[tuple[str, str], None] = {}
         for archive in (archive for run in runs for archive in run["archives"]):
             place, _, file = archive["url"].rpartition("/")
-            named = _ARCHIVE_FILE.fullmatch(file)
+            named = ARCHIVE_FILE.fullmatch(file)
             if named is not None:
                 places[f"{place}/", named[1]] = None
         if not places:
@@ -371,43 +371,3 @@ def _find_credentials() -> None:
             if os.path.isdir(directory):
                 os.environ["CREDENTIALS_DIRECTORY"] = directory
                 return
-
-
-def _find_until(
-    archives: Sequence[storelet.OpenedArchive], when: str, job: str, hint: str
-) -> storelet.OpenedArchive:
-    """Return the newest archive that was begun not after a time, or not after a day."""
-    limit = _read_limit(when)
-    candidates = sorted(archives, key=_local_time, reverse=True)
-    for archive in candidates:
-        # Names have the time of some zone; what an archive says of itself takes a read.
-        if _local_time(archive) - _ZONES <= limit.replace(tzinfo=None):
-            started = archive.started or archive.modified
-            if started <= limit:
-                return archive
-    oldest = min((_local_time(each) for each in archives), default=None)
-    raise CommandError(
-        f"job {job} has no archive from {when} or before",
-        hint=f"{hint}; the oldest is from {oldest:%Y-%m-%d}",
-        exit_code=_NO_SUCH,
-    )
-
-
-def _read_limit(text: str) -> datetime:
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise CommandError(
-            f"no time: {text}", hint="JOB@latest, JOB@2026-11-20, JOB@2026-11-20T12:00", exit_code=2
-        ) from error
-    if len(text) <= len("2026-11-20"):
-        moment += timedelta(days=1, microseconds=-1)
-    return moment.astimezone()
-
-
-def _local_time(archive: storelet.OpenedArchive) -> datetime:
-    named = _ARCHIVE_FILE.fullmatch(archive.name)
-    try:
-        return datetime.strptime(named[2] if named else "", "%Y%m%d%H%M%S")  # noqa: DTZ007
-    except ValueError:
-        return archive.modified.astimezone().replace(tzinfo=None)

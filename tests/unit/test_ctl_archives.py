@@ -153,6 +153,10 @@ def test_a_hint_can_be_copied(nights: Nights, tmp_path: Path) -> None:
     done = nights.ctl("files", "website@2001-01-01")
     hint = done.stderr.splitlines()[1].removeprefix("Try: ").partition(";")[0]
     assert nights.second in ctl(*hint.split()[1:]).stdout
+    (nights.source / "-rf").touch()
+    nights.back_up()
+    hint = nights.ctl("dump", "website", "--", "-rf").stderr.splitlines()[1].removeprefix("Try: ")
+    assert ctl(*hint.split()[1:]).stdout.endswith(" www/-rf\n")
 
 
 def test_a_url_is_reached_with_the_keys_of_its_job(seaweedfs: Bucket, tmp_path: Path) -> None:
@@ -191,10 +195,16 @@ save:
 
 
 def test_why_there_is_no_archive_is_said(seaweedfs: Bucket) -> None:
+    with storelet.ZipBackup("sealed") as backup:
+        backup.include_file(__file__)
+        key = {"SSECustomerAlgorithm": "AES256", "SSECustomerKey": "k" * 32}
+        store: dict[str, Any] = {"endpoint_url": seaweedfs.endpoint, "upload": key}
+        sealed = backup.save_to_s3(seaweedfs.name, ACCESS_KEY, SECRET_KEY, **store)
     where = ("--endpoint-url", str(seaweedfs.endpoint))
     keys = {"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY}
     for url, more, code, said in (
         (f"s3://{seaweedfs.name}/x.zip", {}, 4, "Error: no such archive: "),
+        (sealed, {}, 77, "is it encrypted with an SSECustomerKey?"),
         ("s3://no-such-bucket/x.zip", {}, 10, "Error: no such bucket: no-such-bucket\n"),
         (f"s3://{seaweedfs.name}/x.zip", {"AWS_SECRET_ACCESS_KEY": "x"}, 12, "refuses the key"),
     ):
