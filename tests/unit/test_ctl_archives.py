@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import zipfile
@@ -212,6 +214,35 @@ def test_why_there_is_no_archive_is_said(seaweedfs: Bucket) -> None:
         assert done.returncode == code
         assert said in done.stderr
         assert "make it" not in done.stderr
+
+
+def test_each_command_of_the_manual_works_as_it_is_typed(nights: Nights, tmp_path: Path) -> None:
+    (nights.source / "index.php").write_text("<?php")
+    newest = nights.back_up()
+    chapter = (CLONE / "README.rst").read_text().split("\nGetting your files back\n===")[1]
+    blocks = chapter.split("\nIn a script\n")[0].split(".. code-block:: console\n\n")[1:]
+    lines = [line for block in blocks for line in re.findall(r"^    \$ (.*)", block, re.M)]
+    here = {
+        "2026-11-20 ": f"{datetime.now().astimezone():%Y-%m-%d} ",
+        "s3://my-bucket/web/website_20261120023000.zip": newest,
+        "s3://my-bucket/web/": f"{nights.kept}/",
+        "/tmp/back": str(tmp_path / "back"),
+        "/srv/back": str(tmp_path / "new"),
+    }
+    verbs = []
+    for line in lines:
+        for there, instead in here.items():
+            line = line.replace(there, instead)
+        command, verb, *arguments = shlex.split(line, comments=True)
+        if command != "storeletctl":
+            continue
+        done = nights.ctl(verb, *arguments)
+        assert done.returncode == 0, line + done.stderr
+        assert done.stdout or verb == "diff"
+        verbs.append(verb)
+    assert set(verbs) == {"archives", "find", "files", "dump", "diff", "restore"}
+    assert describe_tree(tmp_path / "back" / "www") == describe_tree(nights.source)
+    assert describe_tree(tmp_path / "new" / "www") == describe_tree(nights.source)
 
 
 def test_versions_of_a_file_are_found(nights: Nights) -> None:
