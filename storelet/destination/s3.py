@@ -121,6 +121,14 @@ class S3:
         archives = (each for each in found if is_archive_of(each.name, backup))
         return look_for_marks(archives, {each.name for each in found})
 
+    def list_prefixes(self) -> list[str]:
+        """Return what this prefix goes on with, up to the next slash: places further down."""
+        with translating(self.bucket, "list"):
+            pages = self._bucket.client.get_paginator("list_objects_v2").paginate(
+                Bucket=self.bucket, Prefix=self.prefix, Delimiter="/", **self._bucket.owner
+            )
+            return [each["Prefix"] for page in pages for each in page.get("CommonPrefixes", ())]
+
     def list_versions(self, backup: str | None) -> list[Stored]:
         """See the contract; a mark counts for all that was ever under an archive's name."""
         start = self._start_of(backup)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["diff", "dump", "find", "list_archives", "list_files"]
 
+_PLACES = 20  # that are shown
 _PARTIAL = 3
 _NO_SUCH = 4
 
@@ -63,6 +64,8 @@ def list_archives(reach: Reach, what: str, versions: bool, as_json: bool) -> Non
         console.print_json({"archives": list(map(_describe_archive, found))})
     elif not found:
         console.print_remark("no archives")
+        for place in reach.places_below(what)[:_PLACES]:
+            console.print_remark(f"Try: {reach.command('archives', place)}")
     else:
         print_table(
             _ARCHIVES,

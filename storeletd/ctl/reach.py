@@ -174,6 +174,18 @@ class Reach:
                 return found
             return self._of_job(text, versions=versions)
 
+    def places_below(self, text: str) -> list[str]:
+        """Return the places below an s3:// URL, which is one that has no archives itself."""
+        import storelet
+
+        bucket, _, prefix = text.removeprefix("s3://").partition("/")
+        if not text.startswith("s3://") or not bucket:
+            return []
+        prefix = os.path.join(prefix, "") if prefix else ""
+        with translating():
+            place = storelet.S3(bucket, prefix=prefix, **self._client_options())
+            return [f"s3://{bucket}/{each}" for each in place.list_prefixes()]
+
     def command(self, verb: str, *arguments: str) -> str:
         """Return a command line that reaches what this one does."""
         options = ["--jobs", str(self.jobs)] if str(self.jobs) != JOBS else []

@@ -196,6 +196,23 @@ save:
     assert ctl("dump", url, "directory/plain", *where, **right).returncode == 0
 
 
+def test_who_knows_only_the_bucket_is_led_to_the_archives(seaweedfs: Bucket) -> None:
+    keys = {"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY}
+    with storelet.ZipBackup("website") as backup:
+        backup.include_file(__file__)
+        store: dict[str, Any] = {"endpoint_url": seaweedfs.endpoint, "prefix": "a host/web/"}
+        made = backup.save_to_s3(seaweedfs.name, ACCESS_KEY, SECRET_KEY, **store)
+    arguments = ["archives", f"s3://{seaweedfs.name}", "--endpoint-url", str(seaweedfs.endpoint)]
+    for below in ("a host/", "a host/web/"):
+        done = ctl(*arguments, **keys)
+        assert (done.returncode, done.stdout) == (0, "")
+        remark, hint = done.stderr.splitlines()
+        assert remark == "no archives"
+        arguments = shlex.split(hint.removeprefix("Try: storeletctl "))
+        assert arguments[1] == f"s3://{seaweedfs.name}/{below}"
+    assert ctl(*arguments, **keys).stdout.endswith(f"{made}\n")
+
+
 def test_why_there_is_no_archive_is_said(seaweedfs: Bucket) -> None:
     with storelet.ZipBackup("sealed") as backup:
         backup.include_file(__file__)
