@@ -8,6 +8,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 import zipfile
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 import pytest
 
 import storelet
-from tests.helpers import ACCESS_KEY, SECRET_KEY, Bucket
+from tests.helpers import ACCESS_KEY, CLONE, SECRET_KEY, Bucket
 from tests.proxy import Proxy
 from tests.scripts import ctl
 from tests.trees import describe_tree, make_strange_tree
