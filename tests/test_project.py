@@ -76,6 +76,7 @@ restore.paths           restore.listing
 restore.content         errors zipformat catalogue encryption restore.listing restore.paths
 restore.salvage         zipformat catalogue restore.endrecord restore.listing restore.content
 restore.target          errors restore.listing restore.paths
+restore.patterns        errors restore.listing
 restore.reading         restore.listing restore.content
 restore.comparing       restore.listing
 restore.survey          catalogue restore.listing restore.paths restore.content restore.reading
@@ -88,10 +89,9 @@ restore.extraction      errors observer catalogue deflate crew restore.listing r
                         restore.target restore.unpacking
 restore.places          errors destination.directory destination.s3
 restore.opened          errors zipformat catalogue encryption destination.contract destination.s3
-                        label
-                        restore.listing restore.paths restore.content restore.reading
-                        restore.survey restore.target restore.extraction restore.places
-                        restore.salvage
+                        label restore.listing restore.paths restore.content restore.patterns
+                        restore.reading restore.survey restore.target restore.extraction
+                        restore.places restore.salvage
 backup                  errors observer source deflate encryption temporary label matching spooled
                         streamed destination.contract destination.directory destination.s3
                         destination.s3lock

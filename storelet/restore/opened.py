@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import re
 import socket
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -33,6 +32,7 @@ from storelet.restore.content import check_readable, find_data, unpack
 from storelet.restore.extraction import Extraction, Unpacked
 from storelet.restore.listing import Listing, StoredMember
 from storelet.restore.paths import Origin, RefusedError, place
+from storelet.restore.patterns import make_filter
 from storelet.restore.places import find_archive_place, open_destination
 from storelet.restore.reading import read_data
 from storelet.restore.salvage import salvage
@@ -147,7 +147,7 @@ class OpenedArchive:
 
     def members(self, patterns: Iterable[str] = ()) -> Iterator[StoredMember]:
         """Yield the members, or those that patterns as in a .gitignore fit, as it lists them."""
-        return filter(_make_filter(patterns), self._listing.members())
+        return filter(make_filter(patterns), self._listing.members())
 
     def find(self, name: str) -> StoredMember:
         """Return the member of a name. Raises MemberMissingError."""
@@ -235,7 +235,7 @@ class OpenedArchive:
         def is_chosen(member: StoredMember) -> bool:
             return (zlib.crc32(member.raw_name) / 2**32 - first) % 1 < sample
 
-        chosen = is_chosen if sample < 1 else _make_filter(())
+        chosen = is_chosen if sample < 1 else make_filter(())
         found = survey(self._read, self._listing, chosen, lambda member: member.name, None, "never")
         self._check_password(found.encrypted)
         return Extraction(
@@ -298,7 +298,7 @@ class OpenedArchive:
                 found = survey(
                     self._read,
                     self._listing,
-                    _make_filter(patterns),
+                    make_filter(patterns),
                     find_path,
                     looked_at,
                     overwrite,
@@ -372,20 +372,6 @@ class OpenedArchive:
     def _read(self, offset: int, size: int) -> bytes:
         """Read what there is of a range."""
         return self._destination.read(self._stored, offset, max(min(size, self.size - offset), 0))
-
-
-def _make_filter(patterns: Iterable[str]) -> Callable[[StoredMember], bool]:
-    """Return the test of a member against patterns; without any, all are wanted."""
-    lines = [patterns] if isinstance(patterns, str) else list(patterns)
-    if not lines:
-        return lambda _member: True
-    import pathspec  # 20 ms that nobody without patterns need spend
-
-    try:
-        spec = pathspec.GitIgnoreSpec.from_lines(lines)
-    except (ValueError, re.error) as error:
-        raise UsageError(f"pattern not understood: {error}") from error
-    return lambda member: spec.match_file(member.name)
 
 
 def _is_empty(path: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
@@ -27,6 +28,9 @@ schedule: manual
 include: [{{directory: {source}, name: www}}]
 save: [{{directory: {kept}}}]
 """
+
+
+SSE_KEY = base64.b64encode(b"k" * 32).decode()
 
 
 class Nights:
@@ -217,7 +221,7 @@ def test_who_knows_only_the_bucket_is_led_to_the_archives(seaweedfs: Bucket) -> 
 def test_why_there_is_no_archive_is_said(seaweedfs: Bucket) -> None:
     with storelet.ZipBackup("sealed") as backup:
         backup.include_file(__file__)
-        key = {"SSECustomerAlgorithm": "AES256", "SSECustomerKey": "k" * 32}
+        key = {"SSECustomerAlgorithm": "AES256", "SSECustomerKey": SSE_KEY}
         store: dict[str, Any] = {"endpoint_url": seaweedfs.endpoint, "upload": key}
         sealed = backup.save_to_s3(seaweedfs.name, ACCESS_KEY, SECRET_KEY, **store)
     where = ("--endpoint-url", str(seaweedfs.endpoint))
@@ -288,7 +292,7 @@ def test_that_an_archive_is_damaged_is_said_wherever_something_is_not_found(
     nights: Nights, tmp_path: Path
 ) -> None:
     Path(nights.second).write_bytes(b"no zip")
-    damage = "it has no catalogue"
+    damage = "it is no zip"
     target = str(tmp_path / "target")
     for arguments in (
         ("files", "website"),
