@@ -123,6 +123,7 @@ class Proxy:
     ) -> None:
         self.script = script
         self.requests: list[Request] = []
+        self.bytes_got: list[int] = []  # of the bodies of what the S3 behind it has answered
         self._behind = urlsplit(behind).netloc if behind else None
         self._ended = threading.Event()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._make_handler())
@@ -178,7 +179,9 @@ class Proxy:
         try:
             connection.request(request.method, request.path, request.body or None, passed)
             got = connection.getresponse()
-            return Answer(status=got.status, body=got.read(), headers=dict(got.getheaders()))
+            answer = Answer(status=got.status, body=got.read(), headers=dict(got.getheaders()))
+            self.bytes_got.append(len(answer.body))
+            return answer
         finally:
             connection.close()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from itertools import chain
 from typing import NamedTuple
 
 from storelet.catalogue import READ_AT_FIRST, Read, read_range
@@ -38,6 +39,7 @@ def find_catalogue(read: Read, size: int) -> Catalogue | None:
     """Return the catalogue of an archive of `size` bytes; None where there is no end record."""
     tail_start = max(size - READ_AT_FIRST, 0)
     tail = read(tail_start, size - tail_start)
+    read = _reading_once(read, tail_start, tail)
     at, tried = len(tail), 0
     while tried < _MOST_ENDS and (at := tail.rfind(_END, 0, at)) >= 0:
         if len(tail) - at < _END_BYTES:
@@ -51,13 +53,25 @@ def find_catalogue(read: Read, size: int) -> Catalogue | None:
         if length > end or (not length and offset != end):
             continue
         tried += 1
-        start = _locate(read, offset, length, end)
+        located = _locate(read, offset, length, end, tail_start, tail)
+        if located is None:
+            continue
+        start, chunks = located
         # The end of a zip that is a member of this one, which breaks off behind it, is not ours:
         # something comes before that one and behind it.
-        if start is not None and (start == offset or at + _END_BYTES + comment == len(tail)):
-            chunks = read_range(read, start, length, tail_start, tail)
+        if start == offset or at + _END_BYTES + comment == len(tail):
             return Catalogue(start, count, _find_shift(read, start, offset), chunks)
     return None
+
+
+def _reading_once(read: Read, tail_start: int, tail: bytes) -> Read:
+    """Return a `read` that costs no request for what is in the tail."""
+
+    def read_once(offset: int, size: int) -> bytes:
+        at = offset - tail_start
+        return tail[at : at + size] if at >= 0 else read(offset, size)
+
+    return read_once
 
 
 def _read_zip64(read: Read, size: int, tail: bytes, at: int) -> tuple[int, int, int, int] | None:
@@ -79,13 +93,21 @@ def _read_zip64(read: Read, size: int, tail: bytes, at: int) -> tuple[int, int, 
     return None
 
 
-def _locate(read: Read, offset: int, length: int, end: int) -> int | None:
-    """Return where the catalogue is: before the end record, or as stated."""
+def _locate(
+    read: Read, offset: int, length: int, end: int, tail_start: int, tail: bytes
+) -> tuple[int, Iterator[bytes]] | None:
+    """Return where the catalogue is, before the end record or as stated, and its bytes in pieces.
+
+    The first of these tells, so that looking costs no request that reading would not.
+    """
     if length == 0:
-        return offset
+        return offset, iter(())
     for start in (end - length, offset):
-        if 0 <= start <= end - 4 and read(start, 4) == _CENTRAL:
-            return start
+        if 0 <= start <= end - len(_CENTRAL):
+            pieces = read_range(read, start, length, tail_start, tail)
+            first = next(pieces, b"")
+            if first.startswith(_CENTRAL):
+                return start, chain([first], pieces)
     return None
 
 

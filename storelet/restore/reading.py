@@ -76,14 +76,18 @@ def fetch_ahead(read: Read, gathered: Iterable[Span]) -> Iterator[tuple[Span, by
 
 
 def read_data(read: Read, member: StoredMember) -> Iterator[bytes]:
-    """Yield the data of a large member, the next ones being read meanwhile.
+    """Yield the data of a member: the first with its local header, the next being read meanwhile.
 
     Raises DamagedError where it is not there, and StoreletError.
     """
-    head = read(member.offset, member.head_bytes + min(member.stored_size, 1))
-    start = member.offset + find_data(head, member)
+    data = read(member.offset, min(member.head_bytes + member.stored_size, _CHUNK_BYTES))
+    start = find_data(data, member)
+    data = data[start : start + member.stored_size]
+    start += member.offset
     stop = start + member.stored_size
-    starts = range(start, stop, _CHUNK_BYTES)
+    starts = range(start + len(data), stop, _CHUNK_BYTES)
+    if data:
+        yield data
     tasks = ((None, (at, min(_CHUNK_BYTES, stop - at))) for at in starts)
     for _, data in _ahead(read, tasks, at_once=2):
         yield data
