@@ -30,7 +30,15 @@ from storelet.restore.paths import RefusedError
 from storelet.restore.reading import Wanted, fetch_ahead, is_small, read_data, spans
 from storelet.restore.survey import Survey, Verdict
 from storelet.restore.target import Target
-from storelet.restore.unpacking import Outcome, Sink, pack_task, unpack_task, unpack_to
+from storelet.restore.unpacking import (
+    Outcome,
+    ShortError,
+    Sink,
+    pack_task,
+    unpack_from,
+    unpack_task,
+    unpack_to,
+)
 
 __all__ = ["Extraction", "Unpacked"]
 
@@ -171,7 +179,10 @@ class Extraction:
             self._make_directory(wanted)
             return True
         if member.is_symlink:
-            self._symlinks.append(wanted)
+            if is_small(member):
+                self._symlinks.append(wanted)
+            else:
+                self._refuse(member.name, "it takes more room than a path can")
             return True
         first = self._first_links.setdefault(member.link, wanted) if member.link else wanted
         if first is wanted or not _is_same_content(first.member, member):
@@ -242,14 +253,15 @@ class Extraction:
                 self._alone(wanted)
             else:
                 self._report_done(wanted)
-        for wanted in self._symlinks:
-            self._make_symlink(wanted)
+        for span, data in fetch_ahead(self._read, spans(self._symlinks, self._listing.end)):
+            for wanted in span.wanted:
+                self._make_symlink(wanted, memoryview(data)[wanted.member.offset - span.offset :])
 
-    def _make_symlink(self, wanted: Wanted) -> None:
+    def _make_symlink(self, wanted: Wanted, data: memoryview) -> None:
         assert self._target is not None  # noqa: S101 - there is one
         member = wanted.member
         try:
-            points_to = b"".join(unpack(read_data(self._read, member), member, self._secret))
+            points_to = self._read_link(member, data)
             try:
                 self._target.make_symlink(wanted.path, member, points_to)
             except RefusedError:
@@ -261,6 +273,11 @@ class Extraction:
             self._fail(wanted, str(error))
         else:
             self._report_done(wanted)
+
+    def _read_link(self, member: StoredMember, data: memoryview) -> bytes:
+        with suppress(ShortError):
+            return b"".join(unpack_from(data, member, self._secret))
+        return b"".join(unpack(read_data(self._read, member), member, self._secret))
 
     def _points_there(self, wanted: Wanted, points_to: bytes) -> bool:
         assert self._target is not None  # noqa: S101 - there is one

@@ -18,7 +18,15 @@ from storelet.restore.paths import RefusedError
 from storelet.restore.reading import Span
 from storelet.restore.target import Target
 
-__all__ = ["Outcome", "Sink", "pack_task", "unpack_task", "unpack_to"]
+__all__ = [
+    "Outcome",
+    "ShortError",
+    "Sink",
+    "pack_task",
+    "unpack_from",
+    "unpack_task",
+    "unpack_to",
+]
 
 Sink = Target | Comparison  # where members go
 
@@ -26,7 +34,7 @@ Sink = Target | Comparison  # where members go
 Outcome = tuple[Literal["compared", "different", "retry", "refused", "fatal"], str] | None
 
 
-class _ShortError(Exception):
+class ShortError(Exception):
     """The span does not have all of a member."""
 
 
@@ -62,7 +70,7 @@ def unpack_to(
     """
     try:
         is_compared = sink.write(path, member, follow(unpack(stored, member, secret)))
-    except _ShortError:
+    except ShortError:
         return "retry", ""  # by itself: its local header is longer than could be known
     except DifferentError as error:
         return "different", str(error)
@@ -75,9 +83,17 @@ def unpack_to(
     return ("compared", "") if is_compared else None
 
 
+def unpack_from(data: memoryview, member: StoredMember, secret: bytes) -> Iterator[bytes]:
+    """Yield the content of a member out of bytes that begin with it.
+
+    Raises as `unpack` does, and ShortError.
+    """
+    return unpack(_find(data, member), member, secret)
+
+
 def _find(data: memoryview, member: StoredMember) -> Iterator[bytes]:
     start = find_data(data, member)
     stored = data[start : start + member.stored_size]
     if len(stored) < member.stored_size:
-        raise _ShortError
+        raise ShortError
     yield bytes(stored)

@@ -415,6 +415,14 @@ def test_links_that_cannot_be_are_refused(scene: Scene, to: bytes, reason: str) 
     assert not paths_in(scene.target)
 
 
+def test_a_link_whose_data_are_vast_is_not_read(scene: Scene) -> None:
+    nothing = b"\0\0\0\xff\xff" * 300_000  # an empty block of deflate, again and again
+    stored = nothing + b"\1\4\0\xfb\xffgood"
+    bad = RawMember(name=b"bad", content=b"good", stored=stored, mode=LINK, method=8)
+    assert restore_beside_good(scene, bad) == {"bad": "it takes more room than a path can"}
+    assert not paths_in(scene.target)
+
+
 # Names that are taken.
 
 

@@ -15,6 +15,7 @@ import pytest
 import storelet
 from tests.helpers import CLONE, Bucket
 from tests.proxy import Proxy
+from tests.trees import describe_tree
 
 FILES = 3_000  # their catalogue is larger than the end of an archive, which is read at first
 WANTED = "small/1234"
@@ -35,9 +36,9 @@ class Store:
         self.jobs.mkdir(mode=0o700)
         (self.jobs / "example.yaml").write_text(JOB.format(bucket=bucket.name))
 
-    def back_up(self) -> str:
+    def back_up(self, tree: Path | None = None) -> str:
         """Return the archive's URL."""
-        tree = self.path / "tree"
+        tree = tree or self.path / "tree"
         if not tree.exists():
             (tree / "small").mkdir(parents=True)
             for number in range(FILES):
@@ -102,6 +103,16 @@ def test_a_large_file_is_read_once(store: Store) -> None:
     assert store.proxy.actions == ["HeadObject", *["GetObject"] * 5]  # 4 MiB at a time
     most = store.catalogue_bytes(url) + (10 << 20) + (10 << 10) + ONE_HEADER
     assert sum(store.proxy.bytes_got) <= most
+
+
+def test_symbolic_links_are_read_together(store: Store) -> None:
+    tree, target = store.path / "links", store.path / "target"
+    tree.mkdir()
+    for number in range(300):
+        (tree / f"{number}").symlink_to(f"nowhere/{number}")
+    store.ctl("restore", store.back_up(tree), "--target", target)
+    assert describe_tree(target) == describe_tree(tree)
+    assert store.proxy.actions == ["HeadObject", "GetObject", "GetObject"]
 
 
 def test_what_an_archive_holds_costs_its_catalogue(store: Store) -> None:
