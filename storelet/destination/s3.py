@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["S3"]
 
-_READ_BYTES = 64 << 10  # at once, a sign of life each
+_READ_BYTES = 1 << 20  # at once, a sign of life each
 
 # Of `upload`, what is not for its giver to say.
 _OURS = frozenset(
@@ -235,8 +235,9 @@ def _read_customer_key(key: object, bucket: str) -> bytes:
 
 def _read_body(body: StreamingBody, size: int) -> bytes:
     """Return `size` bytes, or one more: a store that knows no ranges sends all it has."""
-    data = bytearray()
-    while len(data) <= size and (piece := body.read(min(_READ_BYTES, size + 1 - len(data)))):
-        data += piece
+    pieces, left = [], size + 1
+    while left and (piece := body.read(min(_READ_BYTES, left))):
+        pieces.append(piece)
+        left -= len(piece)
         report_moved()
-    return bytes(data)
+    return b"".join(pieces)
