@@ -333,20 +333,22 @@ class OpenedArchive:
         if members and not self._secret:
             raise CredentialsError(
                 f"{self.name} is encrypted, and no password is given",
-                hint="give password=, or to storeletctl --password-file",
+                hint="in a script password=, for storeletctl --password-file FILE",
             )
-        wrong: WrongPasswordError | None = None
+        is_wrong = False
         for member in members:
             try:
                 self._try_password(member)
             except DamagedError:  # which is told of where it is read
                 continue
-            except WrongPasswordError as error:
-                wrong = error
+            except WrongPasswordError:
+                is_wrong = True
             else:
                 return
-        if wrong is not None:
-            raise wrong
+        if is_wrong:
+            raise WrongPasswordError(
+                f"{self.name} has another password", hint="give the one it was made with"
+            )
 
     def _try_password(self, member: StoredMember) -> None:
         """Raise WrongPasswordError where the password is not that of a member, or DamagedError."""

@@ -73,7 +73,7 @@ def list_archives(reach: Reach, what: str, versions: bool, as_json: bool) -> Non
                 (
                     describe_time(each.modified),
                     describe_bytes(each.size),
-                    "deleted" if each.is_deleted else "bad" if each.is_bad else "good",
+                    "deleted" if each.is_deleted else "bad" if each.is_bad else "",
                     name_archive(each),
                 )
                 for each in found

@@ -22,7 +22,7 @@ __all__ = ["prune"]
 _COLUMNS = (
     Column(title="BEGUN"),
     Column(title="SIZE", right=True),
-    Column(title=""),
+    Column(title="ACTION"),
     Column(title="WHY", fold=True),
     Column(title="ARCHIVE", fold=True),
 )
