@@ -18,6 +18,7 @@ from storeletd.ctl import console
 from storeletd.ctl.console import CommandError
 from storeletd.ctl.formats import describe_bytes, describe_count, describe_time, escape
 from storeletd.ctl.invocation import json_option
+from storeletd.ctl.names import ARCHIVE
 from storeletd.ctl.reach import Reach, find_unfitting, name_archive, reaching, translating
 from storeletd.ctl.tables import Column, print_table
 
@@ -49,7 +50,7 @@ _FOUND = (
 
 
 @click.command("archives")
-@click.argument("what", metavar="JOB|URL")
+@click.argument("what", type=ARCHIVE, metavar="JOB|URL")
 @click.option("--versions", is_flag=True, help="Deleted ones, too, whose bucket keeps versions.")
 @json_option
 @reaching
@@ -82,7 +83,7 @@ def list_archives(reach: Reach, what: str, versions: bool, as_json: bool) -> Non
 
 
 @click.command("files")
-@click.argument("archive", metavar="ARCHIVE")
+@click.argument("archive", type=ARCHIVE, metavar="ARCHIVE")
 @click.argument("patterns", nargs=-1, metavar="[GLOB]...")
 @json_option
 @reaching
@@ -118,7 +119,7 @@ def list_files(
 
 
 @click.command()
-@click.argument("what", metavar="JOB|URL")
+@click.argument("what", type=ARCHIVE, metavar="JOB|URL")
 @click.argument("pattern", metavar="GLOB")
 @json_option
 @reaching
@@ -163,7 +164,7 @@ def find(
 
 
 @click.command()
-@click.argument("archive", metavar="ARCHIVE")
+@click.argument("archive", type=ARCHIVE, metavar="ARCHIVE")
 @click.argument("member", metavar="MEMBER")
 @reaching
 def dump(reach: Reach, archive: str, member: str) -> None:
@@ -201,8 +202,8 @@ def _no_member(
 
 
 @click.command()
-@click.argument("one", metavar="ARCHIVE")
-@click.argument("other", metavar="ARCHIVE")
+@click.argument("one", type=ARCHIVE, metavar="ARCHIVE")
+@click.argument("other", type=ARCHIVE, metavar="ARCHIVE")
 @json_option
 @reaching
 def diff(

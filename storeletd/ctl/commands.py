@@ -14,6 +14,7 @@ import click
 
 from storeletd.ctl import (
     archives,
+    completion,
     console,
     jobfiles,
     jobs,
@@ -114,6 +115,7 @@ for _command in (
     simulate.simulate,
     jobfiles.validate,
     jobfiles.schema,
+    completion.completion,
 ):
     storeletctl.add_command(_command)
 

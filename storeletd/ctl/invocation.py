@@ -12,7 +12,7 @@ import click
 if TYPE_CHECKING:
     from storeletd.ctl.client import Client
 
-__all__ = ["Invocation", "check_job", "default_socket", "json_option", "pass_invocation"]
+__all__ = ["Invocation", "default_socket", "json_option", "pass_invocation"]
 
 _Command = TypeVar("_Command", bound=Callable[..., object])
 
@@ -29,13 +29,6 @@ class Invocation:
         from storeletd.ctl.client import Client
 
         return Client(self.socket_path)
-
-
-def check_job(name: str) -> str:
-    """Return what may be the name of a job; the type of every JOB. The daemon knows the jobs."""
-    if not name.strip():
-        raise click.BadParameter("the name is empty: is a variable of the shell not set?")
-    return name
 
 
 def default_socket() -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import click
@@ -18,7 +18,8 @@ from storeletd.ctl.formats import (
     describe_time,
     escape,
 )
-from storeletd.ctl.invocation import Invocation, check_job, json_option, pass_invocation
+from storeletd.ctl.invocation import Invocation, json_option, pass_invocation
+from storeletd.ctl.names import JOB
 from storeletd.ctl.replies import Health, Job, Problem
 from storeletd.ctl.summaries import describe_run, describe_runs
 from storeletd.ctl.tables import Column, print_table
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 __all__ = ["list_jobs", "reload", "show", "status"]
 
 _NOT_WELL = 3
+_NAMED = 5  # jobs that are not well, in the first line
+_NEAR = timedelta(days=6)  # so long a weekday says which one is meant
 _INVALID = 78
 _AT_REST = ("idle", "waiting")
 _WELL = (None, "success", "skipped")  # last outcomes of a job that is well
@@ -79,7 +82,7 @@ def _list_row(job: Job, now: datetime) -> Sequence[str]:
         job["name"],
         "overdue" if job["overdue_since"] and job["state"] in _AT_REST else job["state"],
         (finished and finished["outcome"]) or "",
-        describe_time(due) if due else _never_due(job),
+        _describe_due(due, now) if due else _never_due(job),
         describe_span((datetime.fromisoformat(due) - now).total_seconds()) if due else "",
         describe_bytes(archive["bytes"]) if archive else "",
         _describe_age(success, now),
@@ -103,16 +106,24 @@ def _describe_proof(job: Job, now: datetime) -> str:
     return verification["outcome"] or ""
 
 
+def _describe_due(due: str, now: datetime) -> str:
+    """Return a due time; to people who read a terminal without the date where it is near."""
+    is_near = datetime.fromisoformat(due) - now < _NEAR
+    if is_near and console.is_terminal():
+        return f"{datetime.fromisoformat(due).astimezone():%a %H:%M}"
+    return describe_time(due)
+
+
 def _never_due(job: Job) -> str:
     return "manual" if job["schedule"] == ["manual"] else ""
 
 
 @click.command()
-@click.argument("job", type=check_job, required=False)
+@click.argument("job", type=JOB, required=False)
 @json_option
 @pass_invocation
 def status(invocation: Invocation, job: str | None, as_json: bool) -> int:
-    """Show how the daemon and its jobs are, or one JOB in detail.
+    """Show whether all is well, and how the daemon and its jobs are, or one JOB in detail.
 
     Exit code 3 says that something is not well: a job that is overdue, whose last outcome or
     verification is neither success nor skipped or whose archives are not pruned because of what
@@ -169,6 +180,7 @@ def _is_well(job: Job) -> bool:
 def _describe_daemon(
     health: Health, jobs: Sequence[Job], problems: Sequence[Problem]
 ) -> Iterator[str]:
+    yield _say_how_all_is(jobs, problems)
     up = datetime.now(UTC) - datetime.fromisoformat(health["started"])
     since = f"{describe_time(health['started'])} ({describe_span(up.total_seconds())})"
     yield f"storeletd {escape(health['version'])}, process {health['pid']}, since {since}"
@@ -179,7 +191,7 @@ def _describe_daemon(
         describe_count(len(problems), "problem"),
     )
     yield f"{', '.join(counts)}; job files in {escape(health['jobs_directory'])}"
-    for job in jobs:
+    for job in sorted(jobs, key=_is_well):  # what is not well comes first
         yield ""
         yield _describe_state(job)
         for line in describe_runs([job["last_run"]] if job["last_run"] else []):
@@ -187,6 +199,18 @@ def _describe_daemon(
         yield from _describe_failed_proof(job)
         yield from _describe_hold(job)
     yield from _describe_problems(problems)
+
+
+def _say_how_all_is(jobs: Sequence[Job], problems: Sequence[Problem]) -> str:
+    """Return in one line whether all is well, and else what is not."""
+    ill = [job["name"] for job in jobs if not _is_well(job)]
+    parts = []
+    if ill:
+        names = ", ".join(map(escape, ill[:_NAMED])) + ", …" * (len(ill) > _NAMED)
+        parts.append(f"{names} ({len(ill):,} of {describe_count(len(jobs), 'job')})")
+    if problems:
+        parts.append(describe_count(len(problems), "problem") + " with job files")
+    return colour(f"Not well: {', '.join(parts)}", "failed") if parts else "All is well"
 
 
 def _describe_state(job: Job) -> str:
@@ -261,7 +285,7 @@ def _describe_problems(problems: Sequence[Problem]) -> Iterator[str]:
 
 
 @click.command()
-@click.argument("job", type=check_job)
+@click.argument("job", type=JOB)
 @json_option
 @pass_invocation
 def show(invocation: Invocation, job: str, as_json: bool) -> None:

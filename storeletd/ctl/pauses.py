@@ -9,14 +9,15 @@ import click
 from storeletd.ctl import console
 from storeletd.ctl.arguments import read_coming_time
 from storeletd.ctl.formats import describe_time, escape
-from storeletd.ctl.invocation import Invocation, check_job, json_option, pass_invocation
+from storeletd.ctl.invocation import Invocation, json_option, pass_invocation
+from storeletd.ctl.names import JOB
 from storeletd.ctl.replies import Job
 
 __all__ = ["pause", "resume", "resume_prune"]
 
 
 @click.command()
-@click.argument("jobs", type=check_job, nargs=-1, required=True, metavar="JOB...")
+@click.argument("jobs", type=JOB, nargs=-1, required=True, metavar="JOB...")
 @click.option("--until", metavar="TIME", help="ISO 8601, or HH:MM for the next such time.")
 @json_option
 @pass_invocation
@@ -37,7 +38,7 @@ def pause(invocation: Invocation, jobs: Sequence[str], until: str | None, as_jso
 
 
 @click.command()
-@click.argument("jobs", type=check_job, nargs=-1, required=True, metavar="JOB...")
+@click.argument("jobs", type=JOB, nargs=-1, required=True, metavar="JOB...")
 @json_option
 @pass_invocation
 def resume(invocation: Invocation, jobs: Sequence[str], as_json: bool) -> None:
@@ -48,7 +49,7 @@ def resume(invocation: Invocation, jobs: Sequence[str], as_json: bool) -> None:
 
 
 @click.command("resume-prune")
-@click.argument("jobs", type=check_job, nargs=-1, required=True, metavar="JOB...")
+@click.argument("jobs", type=JOB, nargs=-1, required=True, metavar="JOB...")
 @json_option
 @pass_invocation
 def resume_prune(invocation: Invocation, jobs: Sequence[str], as_json: bool) -> None:

@@ -10,7 +10,8 @@ import click
 from storeletd.ctl import console
 from storeletd.ctl.console import CommandError
 from storeletd.ctl.formats import describe_bytes, describe_count, describe_time, escape
-from storeletd.ctl.invocation import check_job, json_option
+from storeletd.ctl.invocation import json_option
+from storeletd.ctl.names import JOB
 from storeletd.ctl.reach import Reach, reaching, translating
 from storeletd.ctl.tables import Column, print_table
 
@@ -29,7 +30,7 @@ _COLUMNS = (
 
 
 @click.command()
-@click.argument("job", type=check_job, metavar="JOB")
+@click.argument("job", type=JOB, metavar="JOB")
 @click.option("-n", "--dry-run", is_flag=True, help="Only say what would be deleted, and why.")
 @json_option
 @reaching

@@ -15,6 +15,7 @@ from storeletd.ctl.console import CommandError
 from storeletd.ctl.formats import describe_bytes, describe_count, describe_elapsed, escape
 from storeletd.ctl.invocation import json_option
 from storeletd.ctl.meter import showing_progress
+from storeletd.ctl.names import ARCHIVE
 from storeletd.ctl.reach import Reach, find_unfitting, name_archive, reaching, translating
 from storeletd.ctl.runs import follow
 
@@ -36,7 +37,7 @@ def _read_target(text: str) -> Path:
 
 
 @click.command()
-@click.argument("archive", metavar="ARCHIVE")
+@click.argument("archive", type=ARCHIVE, metavar="ARCHIVE")
 @click.argument("patterns", nargs=-1, metavar="[GLOB]...")
 @click.option("--target", type=_read_target, metavar="DIR", help="Where to.")
 @click.option("--in-place", is_flag=True, help="Put everything where it came from.")
@@ -110,7 +111,7 @@ def _interruptible() -> Iterator[None]:
 
 
 @click.command()
-@click.argument("archive", metavar="ARCHIVE")
+@click.argument("archive", type=ARCHIVE, metavar="ARCHIVE")
 @click.option(
     "--sample", default="100%", show_default=True, metavar="PART", help="How much of it: 5%, say."
 )

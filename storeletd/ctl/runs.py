@@ -12,7 +12,8 @@ import click
 from storeletd.ctl import console
 from storeletd.ctl.console import CommandError, print_line
 from storeletd.ctl.formats import describe_bytes, escape
-from storeletd.ctl.invocation import Invocation, check_job, json_option, pass_invocation
+from storeletd.ctl.invocation import Invocation, json_option, pass_invocation
+from storeletd.ctl.names import JOB
 from storeletd.ctl.replies import Run
 from storeletd.ctl.summaries import (
     describe_begin,
@@ -59,7 +60,7 @@ _COLUMNS = (
 
 
 @click.command("run-now")
-@click.argument("jobs", type=check_job, nargs=-1, required=True, metavar="JOB...")
+@click.argument("jobs", type=JOB, nargs=-1, required=True, metavar="JOB...")
 @click.option("--no-wait", is_flag=True, help="Print the run's number and do not follow it.")
 @click.option("-v", "--verbose", is_flag=True, help="Show the run's own lines, too.")
 @json_option
@@ -130,7 +131,7 @@ def worst_exit_code(codes: Sequence[int]) -> int:
 
 
 @click.command()
-@click.argument("which", type=check_job, metavar="JOB|RUN-ID")
+@click.argument("which", type=JOB, metavar="JOB|RUN-ID")
 @json_option
 @pass_invocation
 def cancel(invocation: Invocation, which: str, as_json: bool) -> None:
@@ -165,7 +166,7 @@ def _find_cancellable(client: Client, which: str) -> list[int]:
 
 
 @click.command()
-@click.argument("job", type=check_job, required=False)
+@click.argument("job", type=JOB, required=False)
 @click.option("--limit", type=_AMOUNT, default=20, show_default=True, help="Runs to show.")
 @click.option(
     "--run", "run_id", type=_RUN_ID, metavar="ID", help="Show all that is kept of one run."
@@ -222,7 +223,7 @@ def _check_job(run: Run, job: str | None) -> None:
 
 
 @click.command()
-@click.argument("job", type=check_job)
+@click.argument("job", type=JOB)
 @click.option("-f", "--follow", is_flag=True, help="Go on with the lines of this and later runs.")
 @click.option(
     "--run", "run_id", type=_RUN_ID, metavar="ID", help="That run's lines.  [default: newest]"

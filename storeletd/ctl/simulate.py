@@ -15,7 +15,8 @@ from storeletd.ctl import console
 from storeletd.ctl.arguments import jobs_option, read_duration, read_time
 from storeletd.ctl.console import CommandError
 from storeletd.ctl.formats import describe_count, describe_time
-from storeletd.ctl.invocation import check_job, json_option
+from storeletd.ctl.invocation import json_option
+from storeletd.ctl.names import JOB
 from storeletd.ctl.tables import Column, print_table
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ _COLUMNS = (
 
 
 @click.command()
-@click.argument("jobs", type=check_job, nargs=-1, metavar="[JOB]...")
+@click.argument("jobs", type=JOB, nargs=-1, metavar="[JOB]...")
 @click.option("--from", "begin", metavar="TIME", help="ISO 8601.  [default: now]")
 @click.option(
     "--days", type=click.IntRange(1, 3660), default=7, show_default=True, help="How many."

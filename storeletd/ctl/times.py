@@ -14,7 +14,8 @@ from storeletd.ctl import console
 from storeletd.ctl.arguments import read_time
 from storeletd.ctl.console import CommandError
 from storeletd.ctl.formats import describe_span, describe_time
-from storeletd.ctl.invocation import Invocation, check_job, json_option, pass_invocation
+from storeletd.ctl.invocation import Invocation, json_option, pass_invocation
+from storeletd.ctl.names import JOB
 from storeletd.ctl.tables import Column, print_table
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ _JOB = Column(title="JOB", fold=True)
 
 
 @click.command("next")
-@click.argument("job", type=check_job, required=False)
+@click.argument("job", type=JOB, required=False)
 @click.option(
     "--count",
     type=_COUNT,

@@ -180,7 +180,8 @@ def test_broken_files_are_listed_beneath_and_list_is_done(
 def test_status_of_good_jobs_is_0(daemon: Daemon, write_job: WriteJob) -> None:
     write_job("website")
     daemon.ctl("run-now", "website")
-    first, second, _, job, run = daemon.ctl("status").stdout.splitlines()
+    said, first, second, _, job, run = daemon.ctl("status").stdout.splitlines()
+    assert said == "All is well"
     assert first.startswith("storeletd 1.")
     assert "1 job, 0 running, 0 queued, 0 problems" in second
     assert job.startswith("website: idle, next ")
@@ -197,6 +198,7 @@ def test_status_says_why_a_job_failed_and_is_3(daemon: Daemon, write_job: WriteJ
     done = daemon.ctl("status", check=False)
     assert done.returncode == 3
     assert "ended with status 1" in done.stdout
+    assert done.stdout.splitlines()[0] == "Not well: website (1 of 1 job)"
     done = daemon.ctl("status", "website", check=False)
     assert done.returncode == 3
     assert "    disk on fire" in done.stdout
@@ -646,6 +648,16 @@ def test_on_a_terminal_a_long_name_is_folded(
     assert max(map(len, lines)) <= 80
     assert len(lines) > 3
     assert "long-name" in lines[1]
+
+
+def test_on_a_terminal_a_job_is_one_row(daemon: Daemon, write_job: WriteJob) -> None:
+    write_job("customer-database", more="verify: {every: 1w}")
+    daemon.ctl("run-now", "customer-database")
+    daemon.ctl("verify", "customer-database", check=False)
+    titles, row, *more = _show_on_terminal(daemon, "list")
+    assert more == []
+    assert titles.split()[-1] == "PROVED"
+    assert row.split()[-1] == "ago"
 
 
 def test_a_reader_that_has_enough_is_no_error(daemon: Daemon, write_job: WriteJob) -> None:
