@@ -29,6 +29,7 @@ __all__ = ["follow_run", "open_display"]
 
 _SPEED_SECONDS = 5.0  # the speed shown is that of the last seconds
 _INTERRUPTED = 130
+_SECOND_CHANCE_SECONDS = 2.0  # after ^C, for another
 _WHERE_ANY: tuple[Literal["reused", "skipped"], ...] = ("reused", "skipped")
 
 
@@ -52,8 +53,8 @@ class Display(Protocol):
 def follow_run(client: Client, run: Run, display: Display) -> Run:
     """Show a run until it is finished and return it with its outcome.
 
-    Raises CommandError with 130 when the user breaks off (the run goes on), with 69 when the
-    daemon goes away.
+    Raises CommandError with 130 when the user breaks off (the run goes on, or at a second ^C is
+    cancelled), with 69 when the daemon goes away.
     """
     try:
         with display:
@@ -68,12 +69,29 @@ def follow_run(client: Client, run: Run, display: Display) -> Run:
                     case "finished":
                         run = event.data
     except KeyboardInterrupt:
-        raise CommandError(
-            f"no longer following run {run['id']} of {run['job']}, which goes on",
-            hint=f"storeletctl cancel {run['id']} to end it",
-            exit_code=_INTERRUPTED,
-        ) from None
+        raise _leave(client, run) from None
     return run
+
+
+def _leave(client: Client, run: Run) -> CommandError:
+    """Return how following ends: the run goes on, unless somebody presses ^C once more."""
+    which = f"run {run['id']} of {run['job']}"
+    try:
+        if console.is_terminal():
+            console.print_remark(f"{which} goes on; ^C once more cancels it")
+            time.sleep(_SECOND_CHANCE_SECONDS)
+    except KeyboardInterrupt:
+        client.cancel(run["id"])
+        return CommandError(
+            f"{which} is being cancelled",
+            hint=f"storeletctl history --run {run['id']}",
+            exit_code=_INTERRUPTED,
+        )
+    return CommandError(
+        f"no longer following {which}, which goes on",
+        hint=f"storeletctl cancel {run['id']} to end it",
+        exit_code=_INTERRUPTED,
+    )
 
 
 def open_display(run: Run, *, live: bool, lines: bool) -> Display:

@@ -72,7 +72,7 @@ def run_now(
 
     The exit code is the outcome's: 0 success, 3 partial, 75 skipped, 124 timed out, 143
     cancelled, 1 failed or lost, or that of the error, such as 10 for a missing destination; of
-    several the worst. ^C ends the following, not the run.
+    several the worst. ^C ends the following, not the run; once more, on a terminal, the run.
     """
     client = invocation.client()
     runs, errors = _start_runs(client, jobs, as_json)

@@ -415,6 +415,32 @@ def test_interrupting_ends_the_following_and_not_the_run(
     assert wait_until_finished(daemon, 1)["outcome"] == "success"
 
 
+@pytest.mark.parametrize(("times", "outcome"), [(1, "success"), (2, "cancelled")])
+def test_on_a_terminal_a_second_interrupt_cancels_the_run(
+    daemon: Daemon, write_job: WriteJob, gate: Path, times: int, outcome: str
+) -> None:
+    write_job("website", run=f"echo waiting; cat {gate}")
+    master, slave = pty.openpty()
+    with start_ctl(daemon, "run-now", "-v", "website", output=slave) as following:
+        os.close(slave)
+        shown = b""
+        for said in (b"waiting", b"once more cancels it")[:times]:
+            while said not in shown:
+                chunk = _read_terminal(master)
+                assert chunk, shown
+                shown += chunk
+            following.send_signal(signal.SIGINT)
+        while chunk := _read_terminal(master):
+            shown += chunk
+    os.close(master)
+    assert following.returncode == 130
+    if outcome == "success":
+        open_gate(gate)
+    else:
+        assert b"run 1 of website is being cancelled" in shown
+    assert wait_until_finished(daemon, 1)["outcome"] == outcome
+
+
 def test_a_daemon_that_goes_away_while_it_is_followed_is_69(
     daemon: Daemon, write_job: WriteJob, gate: Path
 ) -> None:
