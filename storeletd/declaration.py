@@ -36,14 +36,16 @@ _ITEM_MODELS = {model.__name__: model for kinds in _KINDS for model in kinds.val
 _EXPECTATIONS = {
     "bool_type": "expected true or false",
     "dict_type": "expected a mapping",
-    "greater_than_equal": "expected 0 or more",
+    "greater_than_equal": "expected {ge} or more",
     "int_type": "expected a whole number",
-    "less_than_equal": "expected 10 or less",
+    "less_than_equal": "expected {le} or less",
     "model_type": "expected a mapping",
     "string_type": "expected text",
     "too_short": "expected at least one",
     "tuple_type": "expected a list",
 }
+
+_LIMITS = {"greater_than_equal", "less_than_equal"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,7 +169,9 @@ def _explain(
         return str(detail["ctx"]["error"]), hint
     if kind == "literal_error":
         return f"expected {detail['ctx']['expected'].replace(chr(39), '')}", hint
-    expected = _EXPECTATIONS.get(kind) or detail["msg"].replace("Input should be", "expected")
+    expected = _EXPECTATIONS.get(kind, detail["msg"].replace("Input should be", "expected"))
+    if kind in _LIMITS:
+        expected = expected.format_map(detail["ctx"])
     if kind in {"string_type", TEXT_EXPECTED}:
         expected += _explain_spelling(declaration, place.key)
     return expected, hint

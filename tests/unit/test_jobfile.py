@@ -628,6 +628,8 @@ def test_other_suffixes_are_refused(tmp_path: Path) -> None:
         ),
         ("retries: 11", "retries", "expected 10 or less"),
         ("retries: -1", "retries", "expected 0 or more"),
+        ("keep: {last: 0}", "keep.last", "expected 1 or more"),
+        ("verify: {every: 1w, sample: 10}", "verify.sample", "expected a part such as 5%"),
         ("retries: often", "retries", "expected a whole number"),
         ("retry_wait: 0s", "retry_wait", "expected a duration longer than nothing"),
     ],
