@@ -139,7 +139,7 @@ sweep                   events journal jobs database history order launch
 alarm
 daemon                  journal jobs jobdir planner database history jobstate agenda overdue
                         verification readiness notifying runner sweep alarm
-metrics                 jobs daemon
+metrics                 jobs records daemon
 intake                  journal jobs
 answers                 events jobs planner records proofs jobstate run daemon
 listener

@@ -15,6 +15,7 @@ from storeletd.history import EXIT_CODES
 from storeletd.items import INCLUDE_KINDS, SAVE_KINDS
 from storeletd.jobfile import read_job
 from storeletd.journal import MESSAGE_IDS
+from storeletd.metrics import METRICS
 from storeletd.settings import MODULE_CONSTANTS, ChangeDetection, Encryption, YamlSettings
 from tests.helpers import CLONE
 
@@ -85,6 +86,10 @@ def test_every_outcome_and_exit_code_is_in_it() -> None:
 
 def test_every_message_id_is_in_it() -> None:
     assert [each for each in MESSAGE_IDS.values() if each not in README] == []
+
+
+def test_every_metric_is_in_it() -> None:
+    assert METRICS.keys() - literals() == set()
 
 
 def test_paths_it_names_in_a_clone_exist() -> None:

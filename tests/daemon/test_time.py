@@ -420,17 +420,17 @@ def test_an_overdue_job_is_said_once_and_so_is_its_recovery(
 ) -> None:
     write_job(daemon, tree, destination, "schedule: manual\nmax_age: 26h\n")
     assert daemon.ctl("status").returncode == 0
-    assert 'storelet_job_overdue{job="web"} 0' in metrics(daemon)
+    assert 'storelet_job_overdue{name="web"} 0' in metrics(daemon)
     clock.set(NIGHT + 2 * DAY)
     daemon.ctl("reload")
     restart(daemon, clock, NIGHT + 2 * DAY)
     assert job(daemon)["overdue_since"] is not None
     assert "overdue" in daemon.ctl("list").stdout
     assert daemon.ctl("status", check=False).returncode == 3
-    assert 'storelet_job_overdue{job="web"} 1' in metrics(daemon)
+    assert 'storelet_job_overdue{name="web"} 1' in metrics(daemon)
     daemon.ctl("run-now", "web")
     assert job(daemon)["overdue_since"] is None
-    assert 'storelet_job_overdue{job="web"} 0' in metrics(daemon)
+    assert 'storelet_job_overdue{name="web"} 0' in metrics(daemon)
     assert daemon.log().count("Job web is overdue: it has never saved an archive") == 1
     assert daemon.log().count("Job web is not overdue any more") == 1
 

@@ -38,7 +38,7 @@ def verified(daemon: Daemon, count: int, name: str = "web") -> list[dict[str, An
 def metric(daemon: Daemon, name: str) -> float | None:
     """Return a metric of the job web."""
     lines = daemon.ask("GET", "/metrics")[1].splitlines()
-    prefix = f'storelet_job_{name}{{job="web"}} '
+    prefix = f'storelet_job_{name}{{name="web"}} '
     return next(
         (float(line.removeprefix(prefix)) for line in lines if line.startswith(prefix)), None
     )
