@@ -24,6 +24,7 @@ from storelet import StoreletError
 from storeletd import journal
 from storeletd.daemon import Daemon
 from storeletd.database import Database
+from storeletd.exporter import Address, Exporter, open_port, read_address
 from storeletd.jobdir import JobDirectory
 from storeletd.listener import open_listener
 from storeletd.notice import Notice
@@ -97,6 +98,12 @@ def _parse_options() -> argparse.Namespace:
         metavar="N",
         help="runs at once (%(default)s); others wait in order",
     )
+    parser.add_argument(
+        "--metrics",
+        type=_address,
+        metavar="HOST:PORT",
+        help="serve GET /metrics there, for Prometheus (nowhere)",
+    )
     parser.add_argument("--version", action="version", version=f"storeletd {version('storelet')}")
     return parser.parse_args()
 
@@ -106,6 +113,13 @@ def _positive(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"not a positive number: {text}")
     return number
+
+
+def _address(text: str) -> Address:
+    try:
+        return read_address(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 @contextlib.contextmanager
@@ -136,11 +150,17 @@ async def _serve(options: argparse.Namespace) -> None:
     async with contextlib.AsyncExitStack() as stack:
         stack.callback(database.close)
         listener = stack.enter_context(open_listener(options.socket))
+        port = stack.enter_context(open_port(options.metrics)) if options.metrics else None
         stack.push_async_callback(daemon.stop)
         await daemon.start()
         server = Server(daemon, listener)
         stack.push_async_callback(server.stop)
         await server.start()
+        if port is not None:
+            exporter = Exporter(daemon, port)
+            stack.push_async_callback(exporter.stop)
+            await exporter.start()
+            _log.info("Metrics are at %s", exporter.url)
         notice = Notice(daemon)
         stack.push_async_callback(notice.stop)
         await notice.start()

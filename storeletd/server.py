@@ -7,16 +7,13 @@ with offset. Who may connect is decided by the socket's owner, group and mode.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import logging
 import os
-import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from importlib.metadata import version
 
-import uvicorn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -33,11 +30,12 @@ from storeletd.answers import (
     describe_run_whole,
 )
 from storeletd.daemon import Daemon, NoSuchJobError
-from storeletd.intake import BoundedBodies, Protocol, changing, read_json
+from storeletd.exporter import get_metrics
+from storeletd.intake import changing, read_json
 from storeletd.listener import Listener
-from storeletd.metrics import METRICS_TYPE, describe_metrics
 from storeletd.run import Message
 from storeletd.runner import AlreadyRunningError, NotRunningError
+from storeletd.serving import HttpServer
 from storeletd.values import read_part
 
 __all__ = ["Server"]
@@ -45,10 +43,7 @@ __all__ = ["Server"]
 _log = logging.getLogger("storeletd.server")
 
 KEEP_ALIVE_SECONDS = 15  # a comment in an event stream, so that both ends notice a dead one
-SHUTDOWN_SECONDS = 3  # for event streams to end
 CHECK_SECONDS = 2  # between looks whether the socket is still in its place
-QUEUE = 2048  # clients that wait to be taken in; where it is full the next one fails
-AT_ONCE = 16  # taken in before it is seen that there are too many; asyncio calls it backlog
 
 _STATUS = {
     NoSuchJobError: 404,
@@ -141,11 +136,6 @@ async def post_job_resume_prune(request: Request) -> Response:
     return JSONResponse(describe_job(daemon, job))
 
 
-async def get_metrics(request: Request) -> Response:
-    """Return what a Prometheus server asks for."""
-    return Response(describe_metrics(_daemon(request)), media_type=METRICS_TYPE)
-
-
 async def get_runs(request: Request) -> Response:
     """List runs, the newest first."""
     daemon = _daemon(request)
@@ -226,36 +216,20 @@ class Server:
             exception_handlers={StoreletError: _answer_error, HTTPException: _answer_error},
         )
         app.state.daemon = daemon
-        config = uvicorn.Config(
-            BoundedBodies(app),
-            http=Protocol,
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            backlog=AT_ONCE,
-            date_header=False,  # it would have to be made anew each second
-            timeout_graceful_shutdown=SHUTDOWN_SECONDS,
-        )
-        self._server = _QuietServer(config)
+        self._server = HttpServer(app, name="control socket")
         self._listener = listener
-        self._serving: asyncio.Task[None] | None = None
         self._keeping: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Serve from now on."""
-        serving = self._server.serve(sockets=[self._listener.socket])
-        self._serving = asyncio.create_task(serving, name="control socket")
-        await self._server.ready.wait()
+        await self._server.start(self._listener.socket)
         self._keeping = asyncio.create_task(self._keep_place(), name="keep the socket's place")
 
     async def stop(self) -> None:
-        """Serve no more; event streams are ended within SHUTDOWN_SECONDS."""
-        self._server.ending.set()
+        """Serve no more."""
         if self._keeping is not None:
             self._keeping.cancel()
-        if self._serving is not None:
-            await self._serving
+        await self._server.stop()
 
     async def _keep_place(self) -> None:
         """Serve on another socket when somebody has removed this one."""
@@ -264,7 +238,7 @@ class Server:
             await asyncio.sleep(CHECK_SECONDS)
             try:
                 if self._listener.renew():
-                    await self._server.startup([self._listener.socket])
+                    await self._server.move(self._listener.socket)
                     _log.warning(
                         "The control socket was gone; %s is a new one", self._listener.path
                     )
@@ -273,33 +247,6 @@ class Server:
                 if str(error) != said:
                     _log.error("The control socket is not in its place any more: %s", error)
                 said = str(error)
-
-
-class _QuietServer(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.ready = asyncio.Event()
-        self.ending = asyncio.Event()
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Answer requests on these sockets from now on; connections of others go on."""
-        before = self.servers if self.started else []
-        await super().startup(sockets)
-        for each in sockets or ():
-            each.listen(QUEUE)  # again, as asyncio made it as short as AT_ONCE
-        for server in before:
-            server.close()
-        self.ready.set()
-
-    async def main_loop(self) -> None:
-        """Wait for the end; uvicorn's own looks for it ten times a second, day and night."""
-        await self.on_tick(0)
-        await self.ending.wait()
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Leave signals to `__main__`."""
-        yield
 
 
 def _daemon(request: Request) -> Daemon:

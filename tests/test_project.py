@@ -143,9 +143,11 @@ metrics                 jobs records daemon
 intake                  journal jobs
 answers                 events jobs planner records proofs jobstate run daemon
 listener
-server                  values run runner daemon metrics intake answers listener
+serving                 intake
+exporter                daemon metrics serving
+server                  values run runner daemon exporter intake answers listener serving
 notice                  daemon
-__main__                journal jobdir database daemon listener server notice
+__main__                journal jobdir database daemon exporter listener server notice
 
 keeper
 destinations            secrets items jobs

@@ -930,7 +930,9 @@ def test_hangup_reloads(daemon: Daemon, tree: Path, destination: Path) -> None:
     wait_for(lambda: "web" in jobs(daemon), seconds=SOON, what="the job")
 
 
-def start_another(daemon: Daemon, *, state: Path, socket: Path) -> subprocess.CompletedProcess[str]:
+def start_another(
+    daemon: Daemon, *options: str, state: Path, socket: Path
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [
             sys.executable,
@@ -944,6 +946,7 @@ def start_another(daemon: Daemon, *, state: Path, socket: Path) -> subprocess.Co
             str(socket),
             "--log-to",
             "stderr",
+            *options,
         ],
         cwd=CLONE,
         stdin=subprocess.DEVNULL,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import http.client
 import re
 import shutil
+import socket
 import subprocess
 import time
 from importlib.metadata import version
@@ -16,6 +18,7 @@ from tests.daemon.test_daemon import (
     jobs,
     problems,
     run,
+    start_another,
     started,
     write_job,
     write_sleeper,
@@ -135,3 +138,89 @@ def test_promtool_is_content(daemon: Daemon, tree: Path, destination: Path) -> N
         [promtool, "check", "metrics"], input=said, capture_output=True, text=True
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+# By TCP
+
+
+def port_of(daemon: Daemon) -> int:
+    """Return the port that the daemon was given by the kernel, as its log says."""
+    said = wait_for(
+        lambda: re.findall(r"Metrics are at http://\S+:(\d+)/metrics", daemon.log()), seconds=SOON
+    )
+    return int(said[-1])
+
+
+def ask(host: str, port: int, method: str, path: str) -> tuple[int, str]:
+    connection = http.client.HTTPConnection(host, port, timeout=30)
+    try:
+        connection.request(method, path)
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode()
+    finally:
+        connection.close()
+
+
+@pytest.mark.parametrize(("listens", "host"), [("127.0.0.1", "127.0.0.1"), ("[::1]", "::1")])
+def test_prometheus_can_ask_by_tcp(
+    daemon: Daemon, tree: Path, destination: Path, listens: str, host: str
+) -> None:
+    daemon.stop()
+    daemon.start("--metrics", f"{listens}:0")
+    write_yaml(daemon, "web", tree, destination)
+    run(daemon, "web")
+    status, text = ask(host, port_of(daemon), "GET", "/metrics")
+    assert (status, read_metrics(text).keys()) == (200, metrics(daemon).keys())
+    assert f"Metrics are at http://{listens}:" in daemon.log()
+
+
+def test_nothing_else_is_answered_by_tcp(daemon: Daemon, tree: Path, destination: Path) -> None:
+    daemon.stop()
+    daemon.start("--metrics", "127.0.0.1:0")
+    write_yaml(daemon, "web", tree, destination)
+    wait_for(lambda: "web" in jobs(daemon), seconds=SOON)
+    port = port_of(daemon)
+    assert ask("127.0.0.1", port, "POST", "/metrics")[0] == 405
+    for method, path in (
+        ("GET", "/"),
+        ("GET", "/jobs"),
+        ("GET", "/jobs/web"),
+        ("GET", "/runs"),
+        ("POST", "/jobs/web/runs"),
+        ("POST", "/jobs/web/pause"),
+        ("POST", "/reload"),
+    ):
+        assert ask("127.0.0.1", port, method, path) == (404, "Not Found"), path
+    assert daemon.request("GET", "/runs")[1] == {"runs": []}
+
+
+def test_no_port_is_open_unless_it_is_asked_for(daemon: Daemon) -> None:
+    listening = {
+        line.split()[9]
+        for table in ("tcp", "tcp6")
+        for line in Path(f"/proc/{daemon.pid}/net/{table}").read_text().splitlines()[1:]
+    }
+    opened = {str(each.readlink()) for each in Path(f"/proc/{daemon.pid}/fd").iterdir()}
+    assert not {f"socket:[{inode}]" for inode in listening} & opened
+
+
+def test_a_port_that_is_taken_is_one_clear_line(daemon: Daemon, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        done = start_another(
+            daemon, "--metrics", address, state=tmp_path / "2", socket=tmp_path / "s"
+        )
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert f"cannot listen on {address}: Address already in use" in line
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize("address", ["9464", ":9464", "::1:9464", "[::1]", "host:65536", "a:-1"])
+def test_an_address_that_is_none_is_a_wrong_command_line(
+    daemon: Daemon, tmp_path: Path, address: str
+) -> None:
+    done = start_another(
+        daemon, f"--metrics={address}", state=tmp_path / "2", socket=tmp_path / "s"
+    )
+    assert (done.returncode, done.stderr.count("not HOST:PORT")) == (2, 1), done.stderr
