@@ -1,32 +1,25 @@
-"""What the control socket answers: the daemon's things as JSON.
-
-Times are ISO 8601 in the machine's zone, with offset.
-"""
+"""What the control socket answers: the daemon's things as JSON; a run alone is in `messages`."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
 from storelet import StoreletError
 from storeletd.daemon import Daemon
-from storeletd.events import Logged, Progress, SavedArchive
 from storeletd.jobs import Job
 from storeletd.jobstate import JobState
+from storeletd.messages import describe_archive, describe_run, describe_run_whole, to_iso
 from storeletd.planner import FOREVER
 from storeletd.proofs import Proof, find_whole_since
 from storeletd.records import Run
-from storeletd.run import Message
 
 __all__ = [
     "NoSuchRunError",
     "describe_job",
-    "describe_message",
     "describe_problems",
-    "describe_run",
-    "describe_run_whole",
+    "find_run_whole",
 ]
 
 
@@ -36,34 +29,7 @@ class NoSuchRunError(StoreletError):
     exit_code = 4
 
 
-def describe_run(run: Run) -> dict[str, Any]:
-    """Return a run as JSON."""
-    due = run.due
-    return {
-        "id": run.id,
-        "job": run.job,
-        "kind": run.kind,
-        "cause": run.cause,
-        "state": run.state,
-        "outcome": run.outcome,
-        "exit_code": run.exit_code,
-        "due": due and {"first": _iso(due.first), "last": _iso(due.last), "count": due.count},
-        "queued_at": _iso(run.queued_at),
-        "begun_at": _iso(run.begun_at),
-        "finished_at": _iso(run.finished_at),
-        "message": run.message,
-        "hint": run.hint,
-        **_describe_figures(run),
-        "notes": list(run.notes),
-        "archives": [_describe_archive(each) for each in run.archives],
-        "collided_with": run.collided_with,
-        "repeats": run.repeats,
-        "attempt": run.attempt,
-        "retry_at": _iso(run.retry_at),
-    }
-
-
-def describe_run_whole(daemon: Daemon, run_id: int) -> dict[str, Any]:
+def find_run_whole(daemon: Daemon, run_id: int) -> dict[str, Any]:
     """Return a run with its skipped entries and last lines. Raises NoSuchRunError."""
     active = daemon.runner.find(run_id)
     run = active or daemon.history.run(run_id)
@@ -71,11 +37,7 @@ def describe_run_whole(daemon: Daemon, run_id: int) -> dict[str, Any]:
         raise NoSuchRunError(f"no such run: {run_id}", hint="storeletctl history")
     skipped = daemon.history.skipped_entries(run_id)
     lines = daemon.runner.lines(run_id) if active else daemon.history.output(run_id)
-    return {
-        **describe_run(run),
-        "skipped_entries": [{"path": each.path, "reason": each.reason} for each in skipped],
-        "output": list(lines),
-    }
+    return describe_run_whole(run, skipped, lines)
 
 
 def describe_job(daemon: Daemon, job: Job, *, runs: int = 0) -> dict[str, Any]:
@@ -101,8 +63,8 @@ def describe_job(daemon: Daemon, job: Job, *, runs: int = 0) -> dict[str, Any]:
         "last_run": last_run and (described.get(last_run.id) or describe_run(last_run)),
         "last_finished": last_finished
         and (described.get(last_finished.id) or describe_run(last_finished)),
-        "last_archive": last_saved and _describe_archive(last_saved.archives[-1]),
-        "last_success": last_success and _iso(last_success.finished_at),
+        "last_archive": last_saved and describe_archive(last_saved.archives[-1]),
+        "last_success": last_success and to_iso(last_success.finished_at),
         "verification": _describe_verification(daemon, job),
         "prune_held": _describe_hold(daemon.states.get(job.name)),
         "runs": [described[run.id] for run in newest[:runs]],
@@ -139,12 +101,12 @@ def _describe_verification(daemon: Daemon, job: Job) -> dict[str, Any] | None:
     success = daemon.history.last_success(job.name, "verify")
     return {
         "outcome": last and last.outcome,
-        "finished_at": last and _iso(last.finished_at),
+        "finished_at": last and to_iso(last.finished_at),
         "message": last and last.message,
         "hint": last and last.hint,
-        "proved_at": success and _iso(success.finished_at),
-        "proved_whole_since": success and _iso(_find_whole_since(daemon, success)),
-        "next_due": _iso(daemon.next_verification(job)),
+        "proved_at": success and to_iso(success.finished_at),
+        "proved_whole_since": success and to_iso(_find_whole_since(daemon, success)),
+        "next_due": to_iso(daemon.next_verification(job)),
     }
 
 
@@ -163,7 +125,7 @@ def _describe_hold(state: JobState | None) -> dict[str, Any] | None:
     """Return since when, and why, nothing is pruned."""
     if state is None or state.held_since is None:
         return None
-    return {"since": _iso(state.held_since), "why": state.held_why}
+    return {"since": to_iso(state.held_since), "why": state.held_why}
 
 
 def _describe_times(daemon: Daemon, job: Job) -> dict[str, Any]:
@@ -172,11 +134,11 @@ def _describe_times(daemon: Daemon, job: Job) -> dict[str, Any]:
     is_paused = daemon.is_paused(job)
     due, delay = (None, timedelta(0)) if until == FOREVER else daemon.next_start(job)
     return {
-        "next_due": _iso(due),
-        "next_start": _iso(due + delay) if due else None,
+        "next_due": to_iso(due),
+        "next_start": to_iso(due + delay) if due else None,
         "paused": is_paused,
-        "paused_until": _iso(until) if is_paused and until != FOREVER else None,
-        "overdue_since": _iso(state.overdue_since) if state else None,
+        "paused_until": to_iso(until) if is_paused and until != FOREVER else None,
+        "overdue_since": to_iso(state.overdue_since) if state else None,
         "waits_for": daemon.readiness.reason(job.name),
     }
 
@@ -195,52 +157,3 @@ def describe_problems(daemon: Daemon) -> list[dict[str, Any]]:
         }
         for each in daemon.problems
     ]
-
-
-def describe_message(message: Message) -> dict[str, Any]:
-    """Return what a follower of a run gets."""
-    match message.data:
-        case Run():
-            return describe_run(message.data)
-        case Logged(level=level, message=text):
-            return {"level": logging.getLevelName(level), "message": text}
-        case Progress(bytes_read=read, current=current):
-            files = _describe_files(message.data)
-            return {"files": files, "bytes": {"read": read}, "current": current}
-
-
-def _describe_figures(run: Run) -> dict[str, Any]:
-    """Return what was done, over all archives of the run."""
-    return {
-        "files": _describe_files(run),
-        "bytes": {
-            "archive": sum(each.bytes for each in run.archives),
-            "reused": sum(each.bytes_reused for each in run.archives),
-            "read": run.bytes_read,
-            "sent": sum(each.bytes_sent for each in run.archives),
-        },
-        "requests": sum(each.requests for each in run.archives),
-    }
-
-
-def _describe_files(of: Run | Progress) -> dict[str, int]:
-    return {
-        "seen": of.files + of.reused + of.skipped,
-        "reused": of.reused,
-        "read": of.files,
-        "skipped": of.skipped,
-    }
-
-
-def _describe_archive(archive: SavedArchive) -> dict[str, Any]:
-    return {
-        "url": archive.url,
-        "bytes": archive.bytes,
-        "bytes_reused": archive.bytes_reused,
-        "bytes_sent": archive.bytes_sent,
-        "requests": archive.requests,
-    }
-
-
-def _iso(time: datetime | None) -> str | None:
-    return None if time is None else time.astimezone().isoformat(timespec="milliseconds")

@@ -3,7 +3,7 @@
 In WAL mode with full syncs: what was committed survives a power cut. Whatever fails raises
 HistoryError and changes nothing. A database that is damaged is kept aside under another name, for
 somebody to look at, and a new one is begun: backups must go on. So it is where somebody removed it.
-Used from one thread.
+Used from one thread. One that nobody is to remember is in memory, at the path `IN_MEMORY`.
 """
 
 from __future__ import annotations
@@ -20,9 +20,11 @@ from pathlib import Path
 from storelet import StoreletError
 from storeletd.schema import MIGRATIONS
 
-__all__ = ["Database", "HistoryError", "HistoryUnusableError"]
+__all__ = ["IN_MEMORY", "Database", "HistoryError", "HistoryUnusableError"]
 
 _log = logging.getLogger("storeletd.database")
+
+IN_MEMORY = Path(":memory:")  # as SQLite calls it: there is no such file
 
 _BUSY_SECONDS = 3.0  # of waiting for somebody who looks into the database with another program
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
@@ -123,7 +125,7 @@ class Database:
         SQLite would go on with a file that has no name, and nobody would see it again. Raises
         sqlite3.Error and HistoryError.
         """
-        if _identity(self.path) == self._identity:
+        if self.path == IN_MEMORY or _identity(self.path) == self._identity:
             return
         self._connection.close()
         try:
@@ -161,10 +163,8 @@ def _connect(path: Path) -> sqlite3.Connection:
 
     Raises OSError, sqlite3.Error, and HistoryUnusableError.
     """
-    # SQLite gives its -wal and -shm files the mode of the database.
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    os.fchmod(descriptor, 0o600)
-    os.close(descriptor)
+    if path != IN_MEMORY:
+        _make_private(path)
     with ExitStack() as stack:
         connection = sqlite3.connect(path, isolation_level=None, timeout=_BUSY_SECONDS)
         stack.callback(connection.close)
@@ -182,6 +182,13 @@ def _connect(path: Path) -> sqlite3.Connection:
             _migrate(connection, statements, number)
         stack.pop_all()
     return connection
+
+
+def _make_private(path: Path) -> None:
+    """Make the file, if need be, its owner's alone; SQLite gives its -wal and -shm that mode."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    os.fchmod(descriptor, 0o600)
+    os.close(descriptor)
 
 
 def _migrate(connection: sqlite3.Connection, statements: Sequence[str], number: int) -> None:

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from storeletd.database import Database, HistoryError
+from storeletd.database import IN_MEMORY, Database, HistoryError
 from storeletd.events import OpenedUpload, SkippedEntry
 from storeletd.proofs import Proof, find_needed
 from storeletd.records import (
@@ -50,6 +50,7 @@ class History:
 
     def __init__(self, database: Database) -> None:
         self.path = database.path
+        self.directory = None if self.path == IN_MEMORY else self.path.parent
         self._database = database
         self._last_id = self._find_last_id()
 

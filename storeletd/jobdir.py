@@ -45,7 +45,7 @@ from storeletd.jobfile import (
 from storeletd.jobs import Job, JobFileError, JobProblem
 from storeletd.trust import DistrustedError, judge, open_trusted
 
-__all__ = ["Change", "JobDirectory"]
+__all__ = ["Change", "JobDirectory", "open_trusted_file"]
 
 _log = logging.getLogger("storeletd.jobdir")
 
@@ -210,19 +210,7 @@ class JobDirectory:
                     raise _fail(path, distrust.reason, distrust.hint)
                 yield descriptor
             return
-        with ExitStack() as stack:
-            try:
-                descriptor = stack.enter_context(open_trusted(str(path), self._owner))
-            except DistrustedError as error:
-                own = error.distrust.path == str(path)
-                message = error.distrust.reason if own else str(error)
-                raise _fail(path, message, error.distrust.hint) from error
-            except FileNotFoundError as error:
-                raise _fail(path, explain_os_error(path, error)) from error
-            except OSError as error:
-                reason = (error.strerror or str(error)).lower()
-                raise _fail(path, f"cannot be followed: {reason}") from error
-            check_regular(os.fstat(descriptor), path)
+        with open_trusted_file(path, self._owner) as descriptor:
             yield descriptor
 
     def _choose_jobs(self) -> tuple[dict[str, Job], tuple[JobProblem, ...]]:
@@ -245,6 +233,28 @@ class JobDirectory:
             if job is not None:
                 jobs[name] = loaded if loaded == job else job
         return jobs, tuple(problems)
+
+
+@contextmanager
+def open_trusted_file(path: Path, owner: int) -> Iterator[int]:
+    """Open a job file where nobody else could change it, nor anything on the way there.
+
+    `path` is absolute. Raises JobFileError.
+    """
+    with ExitStack() as stack:
+        try:
+            descriptor = stack.enter_context(open_trusted(str(path), owner))
+        except DistrustedError as error:
+            own = error.distrust.path == str(path)
+            message = error.distrust.reason if own else str(error)
+            raise _fail(path, message, error.distrust.hint) from error
+        except FileNotFoundError as error:
+            raise _fail(path, explain_os_error(path, error)) from error
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            raise _fail(path, f"cannot be followed: {reason}") from error
+        check_regular(os.fstat(descriptor), path)
+        yield descriptor
 
 
 def _is_job_file(name: str) -> bool:

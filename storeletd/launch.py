@@ -23,25 +23,26 @@ _PASSED_ON_PREFIXES = ("AWS_", "LC_")
 _PROXIES = {"all_proxy", "http_proxy", "https_proxy", "no_proxy"}
 
 
-async def start_worker(order: Order, state: Path) -> WorkerProcess:
-    """Start a worker under a keeper and tell it the order; `state` is the state directory.
+async def start_worker(order: Order, state: Path | None) -> WorkerProcess:
+    """Start a worker under a keeper and tell it the order; `state` is the state directory, if any.
 
     Raises OSError.
     """
     user = order.job.settings.user
+    temporary = Path(tempfile.gettempdir(), f"storelet-{secrets.token_hex(8)}")
     return await WorkerProcess.start(
         # -P: what lies in the current directory must not be imported instead of Storelet.
         [sys.executable, "-P", "-m", "storeletd.worker"],
         stdin=order.to_json().encode(),
-        environment=_make_environment(order.job, state),
+        environment=_make_environment(order.job, state or temporary),
         grace_seconds=GRACE_SECONDS,
-        temporary_directory=Path(tempfile.gettempdir(), f"storelet-{secrets.token_hex(8)}"),
+        temporary_directory=temporary,
         user=None if user is None else (user, hint_at_root()),
     )
 
 
 def _make_environment(job: Job, state: Path) -> dict[str, str]:
-    """Return what a worker gets of our environment, by name, and where our state is."""
+    """Return what a worker gets of our environment, by name, and what it never includes."""
     wanted = _PASSED_ON | job.environment_names
     environment = {
         name: value

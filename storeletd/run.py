@@ -190,7 +190,7 @@ class ActiveRun:
 
     async def _run_worker(self) -> int:
         """Start the worker and see it through; return its exit status."""
-        self._process = await start_worker(self._make_order(), self._history.path.parent)
+        self._process = await start_worker(self._make_order(), self._history.directory)
         if self._ending:  # cancelled while it was being started
             self._process.terminate()
         with self._limits:

@@ -24,15 +24,14 @@ from storelet import StoreletError
 from storeletd.answers import (
     NoSuchRunError,
     describe_job,
-    describe_message,
     describe_problems,
-    describe_run,
-    describe_run_whole,
+    find_run_whole,
 )
 from storeletd.daemon import Daemon, NoSuchJobError
 from storeletd.exporter import get_metrics
 from storeletd.intake import changing, read_json
 from storeletd.listener import Listener
+from storeletd.messages import describe_message, describe_run
 from storeletd.run import Message
 from storeletd.runner import AlreadyRunningError, NotRunningError
 from storeletd.serving import HttpServer
@@ -150,14 +149,14 @@ async def get_runs(request: Request) -> Response:
 async def get_run(request: Request) -> Response:
     """Show one run."""
     daemon = _daemon(request)
-    return JSONResponse(describe_run_whole(daemon, _run_id(request)))
+    return JSONResponse(find_run_whole(daemon, _run_id(request)))
 
 
 async def get_run_events(request: Request) -> Response:
     """Follow a run: server-sent events."""
     daemon = _daemon(request)
     run_id = _run_id(request)
-    describe_run_whole(daemon, run_id)
+    find_run_whole(daemon, run_id)
     messages = daemon.runner.follow(run_id)
     return StreamingResponse(_stream(messages), media_type="text/event-stream")
 
@@ -166,7 +165,7 @@ async def post_run_cancel(request: Request) -> Response:
     """End a run."""
     daemon = _daemon(request)
     run_id = _run_id(request)
-    describe_run_whole(daemon, run_id)
+    find_run_whole(daemon, run_id)
     run = daemon.runner.cancel(run_id, "cancelled by storeletctl")
     return JSONResponse({"run": describe_run(run)}, status_code=202)
 

@@ -141,11 +141,14 @@ daemon                  journal jobs jobdir planner database history jobstate ag
                         verification readiness notifying runner sweep alarm
 metrics                 jobs records daemon
 intake                  journal jobs
-answers                 events jobs planner records proofs jobstate run daemon
+messages                events records run
+foreground              events jobs jobfile jobdir database history jobstate run runner messages
+answers                 jobs planner records proofs jobstate messages daemon
 listener
 serving                 intake
 exporter                daemon metrics serving
-server                  values run runner daemon exporter intake answers listener serving
+server                  values run runner daemon exporter intake messages answers listener
+                        serving
 notice                  daemon
 __main__                journal jobdir database daemon exporter listener server notice
 
@@ -160,7 +163,10 @@ worker                  rights secrets events jobs brake order destinations step
 # What storeletctl takes from the daemon, for the verbs that need none running.
 FOR_CTL = {
     f"storeletd.{name}"
-    for name in ("schedule", "values", "jobs", "jobfile", "jobdir", "simulation", "destinations")
+    for name in (
+        *("schedule", "values", "jobs", "jobfile", "jobdir", "simulation", "destinations"),
+        "foreground",
+    )
 }
 
 # What the daemon may know of the library, beside the names that `storelet` itself makes public.

@@ -3,6 +3,7 @@
     commands    the verbs by name, the global options, errors and exit codes
     jobs        list, status, show, reload
     runs        run-now, cancel, history, logs
+    oneshot     run
     times       next, calendar
     archives    archives, files, find, dump, diff
     restores    restore, verify

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
 from storeletd.ctl import console
 from storeletd.ctl.console import CommandError
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from storeletd.ctl.client import Client
 
-__all__ = ["follow_run", "open_display"]
+__all__ = ["follow_run", "open_display", "show_event"]
 
 _SPEED_SECONDS = 5.0  # the speed shown is that of the last seconds
 _INTERRUPTED = 130
@@ -59,15 +59,9 @@ def follow_run(client: Client, run: Run, display: Display) -> Run:
     try:
         with display:
             for event in client.events(run["id"]):
-                match event.name:
-                    case "state":
-                        display.show_state(event.data)
-                    case "progress":
-                        display.show_progress(event.data)
-                    case "log":
-                        display.show_line(event.data["level"], event.data["message"])
-                    case "finished":
-                        run = event.data
+                show_event(display, event.name, event.data)
+                if event.name == "finished":
+                    run = event.data
     except KeyboardInterrupt:
         raise _leave(client, run) from None
     return run
@@ -92,6 +86,17 @@ def _leave(client: Client, run: Run) -> CommandError:
         hint=f"storeletctl cancel {run['id']} to end it",
         exit_code=_INTERRUPTED,
     )
+
+
+def show_event(display: Display, name: str, data: Any) -> None:
+    """Show what happened in a run; how it ended is not the display's matter."""
+    match name:
+        case "state":
+            display.show_state(data)
+        case "progress":
+            display.show_progress(data)
+        case "log":
+            display.show_line(data["level"], data["message"])
 
 
 def open_display(run: Run, *, live: bool, lines: bool) -> Display:

@@ -28,7 +28,7 @@ from storeletd.ctl.tables import Column, print_table
 if TYPE_CHECKING:
     from storeletd.ctl.client import Client
 
-__all__ = ["cancel", "follow", "history", "logs", "run_now", "worst_exit_code"]
+__all__ = ["cancel", "follow", "history", "logs", "print_outcome", "run_now", "worst_exit_code"]
 
 # From best to worst; codes that are not here, such as 77, are as bad as the last.
 _EXIT_CODES = (0, 75, 3, 143, 124, 11, 4, 1)
@@ -112,13 +112,18 @@ def follow(client: Client, run: Run, *, verbose: bool, as_json: bool) -> Run:
     run = follow_run(client, run, open_display(run, live=live, lines=verbose and not as_json))
     if as_json:
         return run
-    print_line(describe_outcome(run))
-    if run["hint"]:
-        print_line(f"  Try: {escape(run['hint'])}")
+    print_outcome(run)
     if run["files"]["skipped"]:
         entries = client.run(run["id"])["skipped_entries"]
         console.print_all(f"  {line}" for line in describe_skipped(run, entries))
     return run
+
+
+def print_outcome(run: Run) -> None:
+    """Say how a finished run ended, and what can be done about it."""
+    print_line(describe_outcome(run))
+    if run["hint"]:
+        print_line(f"  Try: {escape(run['hint'])}")
 
 
 def worst_exit_code(codes: Sequence[int]) -> int:

@@ -98,10 +98,14 @@ def describe_outcome(run: Run) -> str:
 
 
 def describe_skipped(run: Run, entries: Sequence[SkippedEntry], *, most: int = _FEW) -> list[str]:
-    """Return a line for each of the first skipped entries, and one for those left out."""
+    """Return a line for each of the first skipped entries, and one for those left out.
+
+    That one says where they are, if they are kept.
+    """
     lines = [f"skipped {escape(entry['path'])}: {escape(entry['reason'])}" for entry in entries]
     left = run["files"]["skipped"] - min(len(lines), most)
-    more = [f"and {left:,} more: storeletctl history --run {run['id']}"] if left > 0 else []
+    where = f": storeletctl history --run {run['id']}" if len(lines) > most else ""
+    more = [f"and {left:,} more{where}"] if left > 0 else []
     return lines[:most] + more
 
 

@@ -138,6 +138,12 @@ def test_the_first_skipped_entries_are_shown_and_the_rest_is_counted() -> None:
     ]
 
 
+def test_nobody_is_sent_for_skipped_entries_that_were_not_kept() -> None:
+    entries = [SkippedEntry(path=f"/srv/{n}", reason="permission denied") for n in range(1000)]
+    *lines, last = describe_skipped(_run(files=files(skipped=1204)), entries, most=1000)
+    assert (len(lines), last) == (1000, "and 204 more")
+
+
 def test_all_of_a_run_is_shown() -> None:
     details = cast(
         RunDetails,
