@@ -28,6 +28,7 @@ __all__ = ["Job", "JobFileError", "JobProblem", "Settings", "json_schema", "make
 
 # The value of what is called so is not shown, though nobody said that it is secret.
 _SECRET_NAME = re.compile("pass|secret|token|key|credential|auth", re.IGNORECASE)
+_COMMANDS = {"run", "before", "after", "on_failure"}
 # What a shell takes for one word, with its quotes; or a comment. Possessive: it takes linear time.
 _WORD = re.compile(
     r"""((?<![^\s;|&()])\#[^\n]*+
@@ -118,9 +119,9 @@ class Job:
         values["environment"] = {
             name: _mask_variable(name, value) for name, value in values["environment"].items()
         }
-        for include in values.get("include", ()):
-            if "run" in include:
-                include["run"] = _mask_command(include["run"])
+        for has_command in (*values.get("include", ()), values):
+            for name in _COMMANDS & has_command.keys():
+                has_command[name] = _mask_command(has_command[name])
         names = [name for name in Settings.model_fields if self._has(name)]
         return {name: {"value": values.get(name), "from": self._origin(name)} for name in names}
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from storeletd.brake import Measure
 from storeletd.events import OpenedUpload
 from storeletd.jobs import Job
 from storeletd.troubles import Letter
 
-__all__ = ["Order", "Sample"]
+__all__ = ["Order", "Sample", "Summary"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,12 +24,24 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """A run, as its commands `before`, `after` and `on_failure` are told of it."""
+
+    run_id: int
+    kind: Literal["backup", "verify"]
+    outcome: str = ""  # while it is on there is none
+    message: str = ""  # why it is not a success
+    archives: tuple[str, ...] = ()  # URLs of what it saved
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
     """A job, what to do for it, and what its earlier runs have left."""
 
     job: Job
-    # abort `uploads`, ask destinations, send `letters`: those are no runs
-    kind: Literal["backup", "verify", "abort", "ask", "notify"]
+    # abort `uploads`, ask destinations, send `letters`, do what comes after a run: no runs
+    kind: Literal["backup", "verify", "abort", "ask", "notify", "after"]
+    summary: Summary | None = None  # of the run that it is, or comes after
     uploads: tuple[OpenedUpload, ...] = ()  # aborted before anything is sent to their buckets
     before: Measure | None = None  # the last good backup
     held_why: str | None = None  # nothing is to be pruned
@@ -42,6 +54,7 @@ class Order:
             {
                 "job": self.job.to_json(),
                 "kind": self.kind,
+                "summary": self.summary and asdict(self.summary),
                 "uploads": [asdict(upload) for upload in self.uploads],
                 "before": self.before and asdict(self.before),
                 "held_why": self.held_why,
@@ -57,9 +70,14 @@ class Order:
         return cls(
             job=Job.from_json(values["job"]),
             kind=values["kind"],
+            summary=values["summary"] and _read_summary(values["summary"]),
             uploads=tuple(OpenedUpload(**upload) for upload in values["uploads"]),
             before=values["before"] and Measure(**values["before"]),
             held_why=values["held_why"],
             sample=values["sample"] and Sample(**values["sample"]),
             letters=tuple(Letter(**letter) for letter in values["letters"]),
         )
+
+
+def _read_summary(values: Mapping[str, Any]) -> Summary:
+    return Summary(**{**values, "archives": tuple(values["archives"])})

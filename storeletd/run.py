@@ -5,8 +5,9 @@ A run, as `ActiveRun.work` reads:
 1. its row, which is in history already, becomes `running`;
 2. a worker is started under a keeper and told the job;
 3. its events and output are taken down while its time is watched;
-4. when all its processes are gone the row is closed with the outcome, by one statement;
-5. journal and followers are told.
+4. when all its processes are gone it has its outcome, and its job's commands for that are run;
+5. the row is closed, by one statement;
+6. journal and followers are told.
 
 Whatever goes wrong, a run gets an outcome. Where the history cannot be written just then, the
 closed row is kept to be written later (`record`). What is not guaranteed: that a worker ends at
@@ -24,12 +25,14 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from storeletd import journal
+from storeletd.aftermath import Aftermath
 from storeletd.brake import Measure
 from storeletd.database import HistoryError
 from storeletd.events import (
     Busy,
     Ended,
     EndedUpload,
+    Event,
     Held,
     Logged,
     Noted,
@@ -46,7 +49,7 @@ from storeletd.jobs import Job, make_printable
 from storeletd.jobstate import JobStates
 from storeletd.launch import start_worker
 from storeletd.limits import TimeLimits
-from storeletd.order import Order, Sample
+from storeletd.order import Order, Sample, Summary
 from storeletd.planner import find_retry
 from storeletd.process import WorkerProcess
 from storeletd.proofs import Proof, find_next
@@ -99,6 +102,9 @@ class ActiveRun:
         self._ending: Ended | None = None  # how we ended it, whatever the worker says
         self._last_word: Ended | None = None
         self._skipped: list[SkippedEntry] = []
+        self._aftermath = Aftermath(
+            job, history.path.parent, take=self._take, take_output=self._take_output
+        )
         self._followers: set[asyncio.Queue[Message]] = set()
         self._limits = TimeLimits(
             timeout=job.settings.timeout, idle_timeout=job.settings.idle_timeout, end=self._time_out
@@ -114,6 +120,7 @@ class ActiveRun:
         except Exception as error:  # noqa: BLE001 - every run gets an outcome
             _log.exception("Run %d broke off", self.run.id)
             ended = Ended(outcome="failed", message=f"storeletd failed: {error!r}")
+        await self._see_aftermath(ended)
         self.finish(ended)
 
     def end(self, ending: Ended) -> None:
@@ -123,6 +130,7 @@ class ActiveRun:
         """
         if self._last_word is None:
             self._ending = self._ending or ending
+        self._aftermath.hurry()
         if self._process is not None:
             self._process.terminate()
 
@@ -196,9 +204,23 @@ class ActiveRun:
         with self._limits:
             return await self._process.see_through(self._take_event, self._take_output)
 
+    async def _see_aftermath(self, ended: Ended) -> None:
+        """Do what the job wants after its runs; whatever becomes of it, the outcome stays."""
+        archives = tuple(archive.url for archive in self.run.archives)
+        summary = replace(
+            self._summary, outcome=ended.outcome, message=ended.message or "", archives=archives
+        )
+        await self._aftermath.see_through(summary)
+
+    @property
+    def _summary(self) -> Summary:
+        return Summary(run_id=self.run.id, kind=self.run.kind)
+
     def _make_order(self) -> Order:
         if self.run.kind == "verify":
-            return Order(job=self.job, kind="verify", sample=self._find_sample())
+            return Order(
+                job=self.job, kind="verify", summary=self._summary, sample=self._find_sample()
+            )
         state, before = self._states.get(self.job.name), None
         uploads: tuple[OpenedUpload, ...] = ()
         try:
@@ -209,6 +231,7 @@ class ActiveRun:
         return Order(
             job=self.job,
             kind="backup",
+            summary=self._summary,
             uploads=uploads,
             before=_measure(before),
             held_why=state.held_why if state else None,
@@ -247,10 +270,11 @@ class ActiveRun:
 
     def _take_event(self, line: bytes) -> None:
         try:
-            event = decode(line)
+            self._take(decode(line))
         except ValueError as error:
             _log.warning("Run %d: %s", self.run.id, error)
-            return
+
+    def _take(self, event: Event) -> None:
         match event:
             case Logged():
                 self._take_line(event)

@@ -20,6 +20,7 @@ from pydantic_core import core_schema
 
 from storeletd.items import Include, Save, SettingsModel, setting
 from storeletd.values import (
+    Command,
     Duration,
     EnvironmentValue,
     LogFiles,
@@ -271,6 +272,23 @@ class Settings(SettingsModel):
         "Tell somebody when a run fails, is partial, missed or timed out, when the job is overdue"
         " or its archives are held, and when that is over.",
         {"urls": [{"credential": "ntfy-url"}]},
+    )
+    before: Command | None = setting(
+        "Command before anything is read: a list of its arguments, or one text for a shell. Status"
+        " 75 skips the run, any other but 0 fails it.",
+        "mountpoint -q /mnt/usb || mount /mnt/usb",
+        repr=False,  # its words may be secrets
+    )
+    after: Command | None = setting(
+        "Command after each run that began, whatever its outcome. Where it fails, that is said in"
+        " the log and the run's notes.",
+        ["umount", "/mnt/usb"],
+        repr=False,
+    )
+    on_failure: Command | None = setting(
+        "The same where the run failed, is partial or timed out; it comes after `after`.",
+        'echo "$STORELET_MESSAGE" | mail -s "$STORELET_JOB: $STORELET_OUTCOME" root',
+        repr=False,
     )
     log_files: LogFiles = setting(
         '"Added file …" in the journal: auto logs the first 1,000 of a run and then the number of'

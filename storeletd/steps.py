@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import shlex
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,27 +11,20 @@ from dataclasses import replace
 from typing import Any
 
 import storelet
+from storeletd.commands import check_status, run_command
 from storeletd.destinations import make_destinations, resolve_password
 from storeletd.items import IncludeDirectory, IncludeFile, IncludeNewDir
 from storeletd.jobs import Job
-from storeletd.rights import User, UserError, find_user, hint_at_root, keep_capabilities
+from storeletd.rights import User, UserError, find_user, hint_at_root
 from storeletd.settings import Settings
 
 __all__ = [
-    "CommandFailedError",
     "abort_uploads",
     "ask_destinations",
     "run_settings",
 ]
 
-_log = logging.getLogger("storeletd.steps")
-
-_BASH = "/bin/bash"
 _HOW = ("compression", "reuse", "reread", "change_detection")
-
-
-class CommandFailedError(storelet.StoreletError):
-    """A command under `run:` did not end well."""
 
 
 def run_settings(job: Job) -> None:
@@ -75,10 +66,12 @@ def ask_destinations(job: Job) -> None:
     """See whether all that the job saves to answers. Raises StoreletError.
 
     What may pass by itself comes first: it is temporary as long as anything is. A directory that
-    is not there may be about to be mounted.
+    is not there may be about to be mounted; where it is `before` that mounts it, nobody knows.
     """
     destinations, failures = make_destinations(job)
     for destination in destinations:
+        if isinstance(destination, storelet.Directory) and job.settings.before is not None:
+            continue
         try:
             destination.list_archives(job.name)
         except storelet.StoreletError as error:
@@ -123,46 +116,23 @@ def _include(
             backup.include_file(include.file, name=include.name)
         case IncludeNewDir():
             with backup.include_new_dir(include.new_dir) as directory:
-                _run_command(job, include, directory.path)
+                _fill(job, include, directory.path)
 
 
-def _run_command(job: Job, include: IncludeNewDir, directory: str) -> None:
-    """Run a command that fills `directory`, which is current and stands for `{dir}` in it.
-
-    Its output is ours, which the runner takes down. No message has its text, which may hold
-    secrets.
-    """
-    arguments = _make_arguments(include.run, directory)
-    environment = _make_environment(job)
+def _fill(job: Job, include: IncludeNewDir, directory: str) -> None:
+    """Run a command that fills `directory`, which is current and stands for `{dir}` in it."""
     what = f"the command of new_dir {include.new_dir}"
-    _log.info("Running %s", what)
-    with _as_user(include.user, directory) as user, keep_capabilities(include.privileged):
-        options: dict[str, Any] = {}
-        if user is not None:
-            environment |= user.environment
-            options = {"user": user.uid, "group": user.gid, "extra_groups": user.groups}
-        try:
-            ended = subprocess.run(
-                arguments, cwd=directory, env=environment, check=False, **options
-            )
-        except OSError as error:
-            raise CommandFailedError(
-                f"cannot run {what}: {error.strerror}", hint="is it installed, and on the PATH?"
-            ) from error
-    if ended.returncode:
-        number = ended.returncode
-        how = f"status {number}" if number > 0 else f"signal {-number}"
-        raise CommandFailedError(f"{what} ended with {how}", hint="its output says why")
-
-
-def _make_environment(job: Job) -> dict[str, str]:
-    """Return a command's: no AWS_* variables, no credentials, nothing only a secret asked for."""
-    withheld = {"CREDENTIALS_DIRECTORY"} | job.environment_names - job.settings.environment.keys()
-    return {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith("AWS_") and name not in withheld
-    }
+    with _as_user(include.user, directory) as user:
+        status = run_command(
+            job,
+            _name_directory(include.run, directory),
+            what=what,
+            directory=directory,
+            variables={},
+            user=user,
+            privileged=include.privileged,
+        )
+    check_status(status, what)
 
 
 @contextmanager
@@ -195,11 +165,7 @@ def _as_user(name: str | None, directory: str) -> Iterator[User | None]:
         os.chmod(ours, 0o700)
 
 
-def _make_arguments(command: str | tuple[str, ...], directory: str) -> list[str]:
+def _name_directory(command: str | tuple[str, ...], directory: str) -> str | tuple[str, ...]:
     if isinstance(command, tuple):
-        return [each.replace("{dir}", directory) for each in command]
-    text = command.replace("{dir}", shlex.quote(directory))
-    if os.path.exists(_BASH):
-        # Else `pg_dump … | gzip > …` is a success though pg_dump failed; sh has no such option.
-        return [_BASH, "-o", "pipefail", "-c", text]
-    return ["/bin/sh", "-c", text]
+        return tuple(each.replace("{dir}", directory) for each in command)
+    return command.replace("{dir}", shlex.quote(directory))

@@ -13,7 +13,6 @@ Nobody imports this module: the daemon runs it, and here alone a job's own code 
 from __future__ import annotations
 
 import atexit
-import errno
 import linecache
 import logging
 import os
@@ -25,13 +24,15 @@ import traceback
 import types
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Literal, NoReturn
 
 import storelet
 from storeletd import events, secrets
 from storeletd.brake import Measure, find_anomaly
+from storeletd.channel import Channel
 from storeletd.destinations import find_directories, prune_archives, set_environment
+from storeletd.hooks import run_after, run_before
 from storeletd.jobs import Job
 from storeletd.order import Order
 from storeletd.proving import verify_archives
@@ -48,7 +49,7 @@ _FILE_LINES = 1_000  # of "Added file …" in the log of a run with `log_files: 
 
 def main() -> int:
     """Do the run that standard input describes; its outcome is the last event."""
-    channel = _Channel(int(os.environ.pop(events.EVENTS_FD)))
+    channel = Channel(int(os.environ.pop(events.EVENTS_FD)))
     signal.signal(signal.SIGTERM, _exit_in_order)
     order = Order.from_json(sys.stdin.read())
     _detach_standard_input()
@@ -67,22 +68,16 @@ def main() -> int:
     return _STATUS[ended.outcome]
 
 
-def _run(order: Order, channel: _Channel, figures: storelet.Figures) -> events.Ended:
+def _run(order: Order, channel: Channel, figures: storelet.Figures) -> events.Ended:
     """Do what is ordered and say how it ended."""
     status = 0
     try:
         set_environment(order.job)
-        if order.kind == "abort":
-            abort_uploads(order.job)
+        if order.kind not in ("backup", "verify"):
+            _run_errand(order, channel)
             return events.Ended(outcome="success")
-        if order.kind == "ask":
-            ask_destinations(order.job)
-            return events.Ended(outcome="success")
-        if order.kind == "notify":
-            from storeletd.posting import post_letters  # 0.1 s that no other order needs
-
-            post_letters(order.job, order.letters)
-            return events.Ended(outcome="success")
+        if not _run_before(order, channel):
+            return events.Ended(outcome="skipped", message="its command of before says not now")
         if order.kind == "verify":
             assert order.sample is not None  # noqa: S101 - the order says of what
             verify_archives(order.job, order.sample, channel.send)
@@ -111,7 +106,36 @@ def _run(order: Order, channel: _Channel, figures: storelet.Figures) -> events.E
     return ended
 
 
-def _prune(order: Order, channel: _Channel, ended: events.Ended, figures: storelet.Figures) -> None:
+def _run_errand(order: Order, channel: Channel) -> None:
+    """Do what is ordered and is no run. Raises StoreletError."""
+    match order.kind:
+        case "abort":
+            abort_uploads(order.job)
+        case "ask":
+            ask_destinations(order.job)
+        case "notify":
+            from storeletd.posting import post_letters  # 0.1 s that no other order needs
+
+            post_letters(order.job, order.letters)
+        case "after":
+            assert order.summary is not None  # noqa: S101 - the order says of which run
+            for reason in run_after(order.job, order.summary):
+                _log.warning("%s", reason)
+                channel.send(events.Noted(message=reason[:_TEXT_CHARACTERS]))
+
+
+def _run_before(order: Order, channel: Channel) -> bool:
+    """Run the job's `before`, during which nothing is idle; return whether the run goes on."""
+    if order.job.settings.before is None:
+        return True
+    assert order.summary is not None  # noqa: S101 - the order says of which run
+    channel.send(events.Busy(is_busy=True))
+    is_going_on = run_before(order.job, order.summary)
+    channel.send(events.Busy(is_busy=False))
+    return is_going_on
+
+
+def _prune(order: Order, channel: Channel, ended: events.Ended, figures: storelet.Figures) -> None:
     """Delete what the job lets go; where that cannot be, the run is what it was."""
     if ended.outcome != "success":
         reasons = ["the newest archive is not whole"]
@@ -196,57 +220,10 @@ def _exit_in_order(_number: int, _frame: types.FrameType | None) -> NoReturn:
     raise SystemExit(128 + signal.SIGTERM)
 
 
-class _Channel:
-    """The pipe to the runner."""
-
-    def __init__(self, descriptor: int) -> None:
-        os.set_inheritable(descriptor, False)  # what the job starts must not hold it open
-        self._descriptor = descriptor
-        self._pipe = _identify(descriptor)
-        self._process = os.getpid()
-        self._sending = threading.Lock()  # a module may back up in several threads
-
-    def check_process(self) -> None:
-        """Raise what is being handled, or end, in a process that a module has forked."""
-        if os.getpid() != self._process:
-            if sys.exc_info()[1] is not None:
-                raise
-            raise SystemExit(0)
-
-    def send(self, event: events.Event) -> None:
-        if os.getpid() != self._process:  # what a forked process does is no part of the run
-            return
-        line = events.encode(_mask(event))
-        with self._sending:
-            # A module that closes all descriptors, as daemons do, closes ours: the number may be
-            # an archive's by now.
-            if _identify(self._descriptor) != self._pipe:
-                raise OSError(errno.EBADF, "the job closed a descriptor that is not its own")
-            while line:
-                line = line[os.write(self._descriptor, line) :]
-
-
-def _identify(descriptor: int) -> tuple[int, int]:
-    """Return what tells an open file from every other. Raises OSError where none is open."""
-    found = os.fstat(descriptor)
-    return found.st_dev, found.st_ino
-
-
-def _mask(event: events.Event) -> events.Event:
-    """Take secrets out of what is only said: the names of uploads, say, must stay as they are."""
-    match event:
-        case events.Logged() | events.Noted():
-            return replace(event, message=secrets.mask(event.message))
-        case events.Ended(message=str(message), hint=hint):
-            hint = hint and secrets.mask(hint)
-            return replace(event, message=secrets.mask(message), hint=hint)
-    return event
-
-
 class _Reporter:
     """The observer: counts the library's events and passes on what the runner wants to know."""
 
-    def __init__(self, channel: _Channel) -> None:
+    def __init__(self, channel: Channel) -> None:
         self.figures = storelet.Figures()
         self._channel = channel
         self._truncated = 0  # files that were read, and are not whole
@@ -332,7 +309,7 @@ class _Reporter:
 
 
 @contextmanager
-def _logging_to(channel: _Channel, log_files: bool | Literal["auto"]) -> Iterator[None]:
+def _logging_to(channel: Channel, log_files: bool | Literal["auto"]) -> Iterator[None]:
     """Send log records to the runner.
 
     `storelet.setup_logging()` in a module finds a root logger that has a handler, and leaves it.
@@ -368,7 +345,7 @@ class _FileLines:
 
 
 class _ChannelHandler(logging.Handler):
-    def __init__(self, channel: _Channel) -> None:
+    def __init__(self, channel: Channel) -> None:
         super().__init__()
         self._channel = channel
 

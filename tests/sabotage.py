@@ -330,6 +330,22 @@ PROMISES = (
         "    if True:\n",
     ),
     Promise(
+        "A run whose before fails saves nothing",
+        "tests/daemon/test_hooks.py::test_a_before_that_fails_fails_the_run",
+        "storeletd/hooks.py",
+        '        check_status(status, _name("before"))\n',
+        "        pass\n",
+    ),
+    Promise(
+        "After is run whatever becomes of its run",
+        "tests/daemon/test_hooks.py::"
+        "test_after_a_timeout_they_are_run_also_where_the_run_had_to_be_killed",
+        "storeletd/run.py",
+        "        await self._see_aftermath(ended)\n        self.finish(ended)\n",
+        "        if ended.outcome != 'timeout':\n"
+        "            await self._see_aftermath(ended)\n        self.finish(ended)\n",
+    ),
+    Promise(
         "A restore writes nothing outside its target",
         "tests/unit/test_hostile.py::test_links_that_the_first_restore_made_are_no_way_for_the_second",
         "storelet/restore/target.py",

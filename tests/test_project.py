@@ -130,10 +130,11 @@ troubles                jobs records history jobstate
 process                 events
 order                   events jobs brake troubles
 launch                  rights jobs process order
+aftermath               events jobs order launch
 readiness               events journal jobs order launch
 notifying               events journal jobs history jobstate troubles order launch
 run                     events journal limits jobs planner database records proofs history
-                        jobstate brake process order launch
+                        jobstate brake process order launch aftermath
 runner                  schedule events jobs planner records history jobstate run
 sweep                   events journal jobs database history order launch
 alarm
@@ -153,12 +154,15 @@ notice                  daemon
 __main__                journal jobdir database daemon exporter listener server notice
 
 keeper
+channel                 secrets events
 destinations            secrets items jobs
-steps                   rights items settings jobs destinations
+commands                rights jobs
+hooks                   jobs order commands
+steps                   rights items settings jobs destinations commands
 proving                 events jobs proofs order destinations
 posting                 secrets jobs troubles
-worker                  rights secrets events jobs brake order destinations steps proving
-                        posting
+worker                  rights secrets events jobs brake order channel destinations hooks
+                        steps proving posting
 """
 # What storeletctl takes from the daemon, for the verbs that need none running.
 FOR_CTL = {

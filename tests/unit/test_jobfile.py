@@ -150,7 +150,7 @@ def test_every_error_of_a_yaml_job_is_told_at_once_with_line_and_key(path: Path)
         """\
         shedule: 30 2 * * *
         timezone: Europe/Berln
-        weather: {last: 3}
+        colour: {last: 3}
         timeout: soon
         catch_up: maybe
         overlap: wait
@@ -183,7 +183,7 @@ def test_every_error_of_a_yaml_job_is_told_at_once_with_line_and_key(path: Path)
     assert found.pop(("timeout", 4)).startswith('"soon"')
     assert found == {
         ("shedule", 1): "unknown key, did you mean schedule?",
-        ("weather", 3): "unknown key",
+        ("colour", 3): "unknown key",
         ("catch_up", 5): "expected true, false or {max_late: DURATION}",
         ("overlap", 6): "expected skip or queue",
         ("log_files", 7): "expected auto, true or false",
@@ -263,8 +263,8 @@ def test_schedule_of_a_module_that_is_not_in_capitals_is_pointed_at(
 
 
 def test_unknown_key_far_from_all_is_told_the_known_ones(path: Path) -> None:
-    problem = only_problem_in(path, GOOD + "weather: {last: 3}\n")
-    assert (problem.line, problem.key, problem.message) == (4, "weather", "unknown key")
+    problem = only_problem_in(path, GOOD + "colour: {last: 3}\n")
+    assert (problem.line, problem.key, problem.message) == (4, "colour", "unknown key")
     assert "schedule, timezone, include" in str(problem.hint)
 
 
@@ -599,12 +599,12 @@ def test_file_that_may_not_be_read_is_told_so(path: Path) -> None:
 @pytest.mark.parametrize("name", ["web site", "-x", "größe", "a\nb", "a%2fb", "x" * 201, ".x"])
 def test_name_that_cannot_be_a_job_is_told_beside_all_else(tmp_path: Path, name: str) -> None:
     path = tmp_path / f"{name}.yaml"
-    path.write_text(GOOD + "weather: 1\n")
+    path.write_text(GOOD + "colour: 1\n")
     with pytest.raises(JobFileError) as raised:
         read_job(path)
     named, unknown = raised.value.problems
     assert (named.key, named.hint) == (None, "rename the file")
-    assert unknown.key == "weather"
+    assert unknown.key == "colour"
 
 
 @pytest.mark.parametrize("name", ["a", "a.b-c_D9", "_", "x" * 200, "0"])

@@ -156,8 +156,8 @@ def test_wrong_time_zone_of_the_machine_is_an_error_of_the_job(
 def test_constants_of_modules_are_the_settings_in_capitals() -> None:
     assert set(MODULE_CONSTANTS) == {
         *("SCHEDULE", "TIMEZONE", "RANDOMIZED_DELAY", "CATCH_UP", "OVERLAP", "TIMEOUT"),
-        *("IDLE_TIMEOUT", "RETRIES", "RETRY_WAIT", "MAX_AGE", "LOG_FILES", "NOTIFY", "ENVIRONMENT"),
-        "USER",
+        *("IDLE_TIMEOUT", "RETRIES", "RETRY_WAIT", "MAX_AGE", "LOG_FILES", "ENVIRONMENT"),
+        *("NOTIFY", "BEFORE", "AFTER", "ON_FAILURE", "USER"),
     }
 
 

@@ -1,0 +1,95 @@
+"""The aftermath of a run: its commands `after` and `on_failure`, in a worker of their own.
+
+Not in the run's: that may have crashed, been killed, or be told to end within seconds, and a disk
+is to be unmounted all the same. Only where the daemon itself is killed they are not run. Whatever
+fails here is a warning and nothing more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from storeletd.events import Ended, Event, Logged, Noted, decode
+from storeletd.jobs import Job
+from storeletd.launch import start_worker
+from storeletd.order import Order, Summary
+
+__all__ = ["Aftermath"]
+
+_log = logging.getLogger("storeletd.aftermath")
+
+HURRY_SECONDS = 45.0  # the service manager waits 90 s for all that is on, then it kills
+
+
+class Aftermath:
+    """What comes after one run; `take` gets what it logs and notes. Lives on one event loop."""
+
+    def __init__(
+        self,
+        job: Job,
+        state_directory: Path,
+        *,
+        take: Callable[[Event], None],
+        take_output: Callable[[str], None],
+    ) -> None:
+        self._job = job
+        self._state_directory = state_directory
+        self._take = take
+        self._take_output = take_output
+        self._is_in_a_hurry = False
+        self._limit: asyncio.Timeout | None = None  # while it is on
+
+    def hurry(self) -> None:
+        """Leave it no more than `HURRY_SECONDS` from now: somebody waits for its end."""
+        self._is_in_a_hurry = True
+        if self._limit is not None and not self._limit.expired():
+            ends = [self._limit.when(), asyncio.get_running_loop().time() + HURRY_SECONDS]
+            self._limit.reschedule(min(end for end in ends if end is not None))
+
+    async def see_through(self, summary: Summary) -> None:
+        """Have a worker do what there is to do."""
+        settings = self._job.settings
+        if settings.after is None and settings.on_failure is None:
+            return
+        try:
+            async with asyncio.timeout(self._find_seconds()) as self._limit:
+                why = await self._work(Order(job=self._job, kind="after", summary=summary))
+        except TimeoutError:
+            why = "it took too long"
+        except OSError as error:
+            why = str(error)
+        except Exception as error:  # noqa: BLE001 - every run gets an outcome
+            _log.exception("What comes after run %d broke off", summary.run_id)
+            why = f"storeletd failed: {error!r}"
+        finally:
+            self._limit = None
+        if why is not None:
+            message = f"what comes after the run was not done to its end: {why}"
+            self._take(Logged(level=logging.WARNING, message=message))
+            self._take(Noted(message=message))
+
+    async def _work(self, order: Order) -> str | None:
+        """Have a worker do it; return why it did not."""
+        endings: list[Ended] = []
+
+        def take_event(line: bytes) -> None:
+            match decode(line):
+                case Ended() as ended:
+                    endings.append(ended)
+                case Logged() | Noted() as event:
+                    self._take(event)
+
+        worker = await start_worker(order, self._state_directory)
+        await worker.see_through(take_event, self._take_output)
+        if not endings:
+            return "its worker died"
+        return None if endings[0].outcome == "success" else endings[0].message
+
+    def _find_seconds(self) -> float | None:
+        if self._is_in_a_hurry:
+            return HURRY_SECONDS
+        timeout = self._job.settings.timeout
+        return None if timeout is None else timeout.total_seconds()
