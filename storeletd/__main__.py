@@ -29,6 +29,7 @@ from storeletd.jobdir import JobDirectory
 from storeletd.listener import open_listener
 from storeletd.notice import Notice
 from storeletd.server import Server
+from storeletd.textfile import Textfile
 
 __all__ = ["main"]
 
@@ -104,6 +105,12 @@ def _parse_options() -> argparse.Namespace:
         metavar="HOST:PORT",
         help="serve GET /metrics there, for Prometheus (nowhere)",
     )
+    parser.add_argument(
+        "--metrics-file",
+        type=Path,
+        metavar="PATH",
+        help="write them to this file, for node_exporter's textfile collector (nowhere)",
+    )
     parser.add_argument("--version", action="version", version=f"storeletd {version('storelet')}")
     return parser.parse_args()
 
@@ -161,6 +168,10 @@ async def _serve(options: argparse.Namespace) -> None:
             stack.push_async_callback(exporter.stop)
             await exporter.start()
             _log.info("Metrics are at %s", exporter.url)
+        if options.metrics_file is not None:
+            textfile = Textfile(daemon, options.metrics_file)
+            stack.push_async_callback(textfile.stop)
+            await textfile.start()
         notice = Notice(daemon)
         stack.push_async_callback(notice.stop)
         await notice.start()

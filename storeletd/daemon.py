@@ -54,6 +54,7 @@ class Daemon:
         self.runner = Runner(self.history, self.states, max_runs=max_runs, ended=self._run_ended)
         self.readiness = Readiness(database.path.parent, ready=self._job_ready)
         self.started = _now()
+        self.news = asyncio.Event()  # a run has ended or job files were read; who waits clears it
         self._job_directory = job_directory
         self._agenda = Agenda(self.states, self.history, host=find_host())
         self._overdue = OverdueWatch(self.states, self.history)
@@ -131,6 +132,7 @@ class Daemon:
             _log.error("What was due of jobs that are gone is not recorded yet: %s", error)
         for name in change.removed:
             self.readiness.forget(name)
+        self.news.set()
         return change
 
     def job(self, name: str) -> Job:
@@ -273,6 +275,7 @@ class Daemon:
         self._verifications.touch(name)
         self._notifier.touch(name)
         self.look()
+        self.news.set()
 
     def _job_ready(self, name: str) -> None:
         self._agenda.touch(name)

@@ -148,10 +148,12 @@ answers                 jobs planner records proofs jobstate messages daemon
 listener
 serving                 intake
 exporter                daemon metrics serving
+textfile                daemon metrics
 server                  values run runner daemon exporter intake messages answers listener
                         serving
 notice                  daemon
-__main__                journal jobdir database daemon exporter listener server notice
+__main__                journal jobdir database daemon exporter listener server
+                        textfile notice
 
 keeper
 channel                 secrets events

@@ -6,6 +6,7 @@ import http.client
 import re
 import shutil
 import socket
+import stat
 import subprocess
 import time
 from importlib.metadata import version
@@ -224,3 +225,101 @@ def test_an_address_that_is_none_is_a_wrong_command_line(
         daemon, f"--metrics={address}", state=tmp_path / "2", socket=tmp_path / "s"
     )
     assert (done.returncode, done.stderr.count("not HOST:PORT")) == (2, 1), done.stderr
+
+
+# As a textfile
+
+
+@pytest.fixture
+def textfile(daemon: Daemon, tmp_path: Path) -> Path:
+    """Have the daemon write one, and wait for it."""
+    path = tmp_path / "collector" / "storelet.prom"
+    path.parent.mkdir()
+    daemon.stop()
+    daemon.start("--metrics-file", str(path))
+    wait_for(path.exists, seconds=SOON)
+    return path
+
+
+def test_a_textfile_says_how_a_run_ended(
+    daemon: Daemon, textfile: Path, tree: Path, destination: Path
+) -> None:
+    write_yaml(daemon, "web", tree, destination)
+    run(daemon, "web")
+    exit_code = 'storelet_job_last_run_exit_code{name="web"} 0\n'
+    wait_for(lambda: exit_code in textfile.read_text(), seconds=SOON, what="the run's end")
+    assert read_metrics(textfile.read_text()).keys() == metrics(daemon).keys()
+
+
+def test_a_textfile_says_what_became_of_job_files(
+    daemon: Daemon, textfile: Path, tree: Path, destination: Path
+) -> None:
+    path = write_yaml(daemon, "web", tree, destination)
+    wait_for(lambda: '{name="web"}' in textfile.read_text(), seconds=SOON, what="the job")
+    write_job(daemon, path.name, "schedule: never ever\n")
+    wait_for(
+        lambda: read_metrics(textfile.read_text())["storelet_job_file_problems"],
+        seconds=SOON,
+        what="the broken file",
+    )
+    path.unlink()
+    wait_for(lambda: '{name="web"}' not in textfile.read_text(), seconds=SOON, what="its end")
+
+
+def test_a_textfile_is_new_at_least_every_so_often(daemon: Daemon, tmp_path: Path) -> None:
+    path = tmp_path / "storelet.prom"
+    daemon.stop()
+    program = (
+        "import storeletd.__main__ as m, storeletd.textfile as t, storeletd.daemon as d\n"
+        "t.EVERY_SECONDS, d.SCAN_SECONDS = 0.1, 3600\n"
+        "m.main()\n"
+    )
+    daemon.start("--metrics-file", str(path), program=program)
+    seen = set()
+
+    def is_new_thrice() -> bool:
+        seen.add(path.stat().st_mtime_ns)
+        return len(seen) > 3
+
+    wait_for(is_new_thrice, seconds=SOON, what="a file that was written thrice")
+
+
+def test_a_textfile_is_never_half_and_everybodys_to_read(
+    daemon: Daemon, textfile: Path, tree: Path, destination: Path
+) -> None:
+    assert stat.S_IMODE(textfile.stat().st_mode) == 0o644
+    write_yaml(daemon, "web", tree, destination)
+    wait_for(lambda: '{name="web"}' in textfile.read_text(), seconds=SOON, what="the job")
+    with textfile.open() as before:
+        said = textfile.read_text()
+        run(daemon, "web")
+        wait_for(lambda: textfile.read_text() != said, seconds=SOON, what="the run's end")
+        assert before.read() == said  # who reads it meanwhile reads the one of before, whole
+    assert [each.name for each in textfile.parent.iterdir()] == [textfile.name]
+
+
+def test_no_textfile_outlives_a_daemon_that_ended_in_order(daemon: Daemon, textfile: Path) -> None:
+    daemon.stop()
+    assert list(textfile.parent.iterdir()) == []
+
+
+def test_a_textfile_that_cannot_be_written_is_said_once(
+    daemon: Daemon, textfile: Path, tree: Path, destination: Path
+) -> None:
+    shutil.rmtree(textfile.parent)
+    write_yaml(daemon, "web", tree, destination)
+    for _ in range(3):
+        assert run(daemon, "web")["outcome"] == "success"
+    said = f"The metrics cannot be written to {textfile} now: No such file or directory"
+    assert daemon.log().count(said) == daemon.log().count("cannot be written") == 1
+    textfile.parent.mkdir()
+    run(daemon, "web")
+    wait_for(textfile.exists, seconds=SOON, what="the file, as its directory is there again")
+
+
+def test_a_textfile_in_a_directory_that_is_none_keeps_no_daemon_from_its_start(
+    daemon: Daemon, tmp_path: Path
+) -> None:
+    daemon.stop()
+    daemon.start("--metrics-file", str(tmp_path / "nowhere" / "storelet.prom"))
+    assert daemon.log().count("The metrics cannot be written") == 1
