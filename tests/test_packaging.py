@@ -13,10 +13,12 @@ from pathlib import Path
 
 import pytest
 
+from storeletd.metrics import METRICS
 from tests.helpers import CLONE, Bucket
 
 SYSTEMD = CLONE / "packaging" / "systemd"
 EXAMPLES = CLONE / "packaging" / "examples"
+RULES = CLONE / "packaging" / "prometheus" / "storelet.rules.yml"
 SCRIPTS = ["dev", "packaging/demo", ".ci/run", "tests/systemd/boot.sh"]
 
 
@@ -208,3 +210,22 @@ def test_user_and_directories_are_made(tmp_path: Path) -> None:
     assert made.returncode == 0, made.stderr
     assert (tmp_path / "etc" / "storelet.d").stat().st_mode & 0o777 == 0o755
     assert (tmp_path / "etc" / "storelet").stat().st_mode & 0o777 == 0o700
+
+
+def test_alert_rules_are_correct() -> None:
+    done = run(need("promtool"), "check", "rules", RULES)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_each_alert_fires_when_it_should_and_not_before() -> None:
+    cases = CLONE / "tests" / "alerts.yml"
+    done = run(need("promtool"), "test", "rules", cases)
+    assert done.returncode == 0, done.stdout + done.stderr
+    alerts = re.findall(r"alert: (\w+)", RULES.read_text())
+    assert [each for each in alerts if f'alertname="{each}"' not in cases.read_text()] == []
+
+
+def test_alerts_are_about_metrics_that_there_are() -> None:
+    named = set(re.findall(r"\bstorelet_\w+", RULES.read_text()))
+    assert named
+    assert named - METRICS.keys() == set()
