@@ -1,7 +1,7 @@
-"""The aftermath of a run: its commands `after` and `on_failure`, in a worker of their own.
+"""The aftermath of a run: its hooks and its ping, in a worker of their own.
 
 Not in the run's: that may have crashed, been killed, or be told to end within seconds, and a disk
-is to be unmounted all the same. Only where the daemon itself is killed they are not run. Whatever
+is to be unmounted all the same. Only where the daemon itself is killed there is none. Whatever
 fails here is a warning and nothing more.
 """
 
@@ -52,7 +52,7 @@ class Aftermath:
     async def see_through(self, summary: Summary) -> None:
         """Have a worker do what there is to do."""
         settings = self._job.settings
-        if settings.after is None and settings.on_failure is None:
+        if not (settings.after or settings.on_failure or settings.healthchecks):
             return
         try:
             async with asyncio.timeout(self._find_seconds()) as self._limit:

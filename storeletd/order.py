@@ -25,13 +25,14 @@ class Sample:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """A run, as its commands `before`, `after` and `on_failure` are told of it."""
+    """A run, as its hooks and pings are told of it."""
 
     run_id: int
     kind: Literal["backup", "verify"]
     outcome: str = ""  # while it is on there is none
     message: str = ""  # why it is not a success
     archives: tuple[str, ...] = ()  # URLs of what it saved
+    log: str = ""  # its last lines
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -60,6 +60,7 @@ __all__ = ["ActiveRun", "Message"]
 _log = logging.getLogger("storeletd.run")
 
 OUTPUT_LINES = 200  # of a run, kept in history
+_LOG_CHARACTERS = 10_000  # of them, that are told somebody
 _FOLLOWER_LAG = 10_000  # messages a follower may be behind before lines are dropped
 
 _LOG_LEVELS = {
@@ -208,7 +209,11 @@ class ActiveRun:
         """Do what the job wants after its runs; whatever becomes of it, the outcome stays."""
         archives = tuple(archive.url for archive in self.run.archives)
         summary = replace(
-            self._summary, outcome=ended.outcome, message=ended.message or "", archives=archives
+            self._summary,
+            outcome=ended.outcome,
+            message=ended.message or "",
+            archives=archives,
+            log="\n".join(line.message for line in self.lines)[-_LOG_CHARACTERS:],
         )
         await self._aftermath.see_through(summary)
 

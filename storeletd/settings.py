@@ -31,6 +31,7 @@ from storeletd.values import (
     Timezone,
     UserName,
     VariableName,
+    WebSecret,
 )
 
 __all__ = [
@@ -289,6 +290,11 @@ class Settings(SettingsModel):
         "The same where the run failed, is partial or timed out; it comes after `after`.",
         'echo "$STORELET_MESSAGE" | mail -s "$STORELET_JOB: $STORELET_OUTCOME" root',
         repr=False,
+    )
+    healthchecks: WebSecret | None = setting(
+        "Ping this URL, as that of a check of healthchecks.io: when a backup begins, when it was a"
+        " success, and with the last lines of its log when it went wrong.",
+        {"credential": "healthchecks-url"},
     )
     log_files: LogFiles = setting(
         '"Added file …" in the journal: auto logs the first 1,000 of a run and then the number of'

@@ -56,6 +56,7 @@ __all__ = [
     "UserName",
     "VariableName",
     "Verify",
+    "WebSecret",
     "read_part",
 ]
 
@@ -213,6 +214,13 @@ def _check_customer_key(value: SecretStr | SecretReference) -> SecretStr | Secre
     return value
 
 
+def _check_web_secret(value: SecretStr | SecretReference) -> SecretStr | SecretReference:
+    plain = value.get_secret_value() if isinstance(value, SecretStr) else "https://"
+    if not plain.startswith(("http://", "https://")):
+        raise ValueError("expected a URL that begins with http:// or https://")
+    return value
+
+
 def _write_secret(value: SecretStr | SecretReference, info: SerializationInfo) -> object:
     """Write a plain secret only where the context says `reveal`."""
     if isinstance(value, SecretReference):
@@ -325,6 +333,11 @@ CustomerKey = Annotated[
     Secret,
     AfterValidator(_check_customer_key),
     WithJsonSchema({"anyOf": [{"type": "string", "pattern": _CUSTOMER_KEY}, _REFERENCE_SCHEMA]}),
+]
+WebSecret = Annotated[
+    Secret,
+    AfterValidator(_check_web_secret),
+    WithJsonSchema({"anyOf": [{"type": "string", "pattern": "^https?://"}, _REFERENCE_SCHEMA]}),
 ]
 EnvironmentValue = Annotated[
     str | SecretReference,

@@ -23,6 +23,7 @@ import time
 import traceback
 import types
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from typing import Literal, NoReturn
@@ -78,6 +79,7 @@ def _run(order: Order, channel: Channel, figures: storelet.Figures) -> events.En
             return events.Ended(outcome="success")
         if not _run_before(order, channel):
             return events.Ended(outcome="skipped", message="its command of before says not now")
+        _ping_start(order, channel)
         if order.kind == "verify":
             assert order.sample is not None  # noqa: S101 - the order says of what
             verify_archives(order.job, order.sample, channel.send)
@@ -118,10 +120,21 @@ def _run_errand(order: Order, channel: Channel) -> None:
 
             post_letters(order.job, order.letters)
         case "after":
+            from storeletd.pinging import ping_end
+
             assert order.summary is not None  # noqa: S101 - the order says of which run
-            for reason in run_after(order.job, order.summary):
-                _log.warning("%s", reason)
-                channel.send(events.Noted(message=reason[:_TEXT_CHARACTERS]))
+            with ThreadPoolExecutor(1) as pool:  # neither is to wait for the other
+                pinged = pool.submit(ping_end, order.job, order.summary)
+                for reason in run_after(order.job, order.summary):
+                    _warn(channel, reason)
+                _warn(channel, pinged.result())
+
+
+def _warn(channel: Channel, reason: str | None) -> None:
+    """Say what went wrong, if anything, and changes nothing about the outcome."""
+    if reason is not None:
+        _log.warning("%s", reason)
+        channel.send(events.Noted(message=reason[:_TEXT_CHARACTERS]))
 
 
 def _run_before(order: Order, channel: Channel) -> bool:
@@ -133,6 +146,14 @@ def _run_before(order: Order, channel: Channel) -> bool:
     is_going_on = run_before(order.job, order.summary)
     channel.send(events.Busy(is_busy=False))
     return is_going_on
+
+
+def _ping_start(order: Order, channel: Channel) -> None:
+    if order.job.settings.healthchecks is not None:
+        from storeletd.pinging import ping_start  # few jobs need it
+
+        assert order.summary is not None  # noqa: S101 - the order says of which run
+        _warn(channel, ping_start(order.job, order.summary))
 
 
 def _prune(order: Order, channel: Channel, ended: events.Ended, figures: storelet.Figures) -> None:
@@ -147,8 +168,7 @@ def _prune(order: Order, channel: Channel, ended: events.Ended, figures: storele
     else:
         reasons = prune_archives(order.job)[1]
     for reason in reasons:
-        _log.warning("not pruned: %s", reason)
-        channel.send(events.Noted(message=f"not pruned: {reason}"[:_TEXT_CHARACTERS]))
+        _warn(channel, f"not pruned: {reason}")
 
 
 def _measure(figures: storelet.Figures) -> Measure:

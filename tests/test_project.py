@@ -160,11 +160,12 @@ channel                 secrets events
 destinations            secrets items jobs
 commands                rights jobs
 hooks                   jobs order commands
+pinging                 secrets jobs order
 steps                   rights items settings jobs destinations commands
 proving                 events jobs proofs order destinations
 posting                 secrets jobs troubles
 worker                  rights secrets events jobs brake order channel destinations hooks
-                        steps proving posting
+                        pinging steps proving posting
 """
 # What storeletctl takes from the daemon, for the verbs that need none running.
 FOR_CTL = {

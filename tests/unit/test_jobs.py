@@ -158,6 +158,7 @@ def test_constants_of_modules_are_the_settings_in_capitals() -> None:
         *("SCHEDULE", "TIMEZONE", "RANDOMIZED_DELAY", "CATCH_UP", "OVERLAP", "TIMEOUT"),
         *("IDLE_TIMEOUT", "RETRIES", "RETRY_WAIT", "MAX_AGE", "LOG_FILES", "ENVIRONMENT"),
         *("NOTIFY", "BEFORE", "AFTER", "ON_FAILURE", "USER"),
+        "HEALTHCHECKS",
     }
 
 
