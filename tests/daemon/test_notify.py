@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.answering import answering
 from tests.clock import DAY, NIGHT, Clock
 from tests.daemon.test_daemon import run, write_job, write_yaml
 from tests.daemon.test_time import clock, finished, restart, runs, strike_three
@@ -41,23 +40,12 @@ class Webhook:
                 self.send_response(503 if webhook.refuses else 200)
                 self.end_headers()
 
-            def log_message(self, *_arguments: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-
-    @contextmanager
-    def serving(self) -> Iterator[None]:
-        thread = threading.Thread(target=self.server.serve_forever)
-        thread.start()
-        yield
-        self.server.shutdown()
-        self.server.server_close()
-        thread.join()
+        self.handler = Handler
+        self.place = ""  # HOST:PORT, while it is served
 
     @property
     def url(self) -> str:
-        return f"json://127.0.0.1:{self.server.server_port}/a-secret-path"
+        return f"json://{self.place}/a-secret-path"
 
     def wait_for(self, count: int, daemon: Daemon) -> list[dict[str, Any]]:
         """Wait for so many letters, and until the daemon knows that they have arrived."""
@@ -73,7 +61,7 @@ class Webhook:
 @pytest.fixture
 def webhook() -> Iterator[Webhook]:
     webhook = Webhook()
-    with webhook.serving():
+    with answering(webhook.handler) as webhook.place:
         yield webhook
 
 

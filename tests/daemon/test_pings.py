@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from tests.answering import answering
 from tests.daemon.test_daemon import finished, run, started, write_job, write_sleeper, write_yaml
 from tests.daemon.test_time import finished as all_finished
 from tests.helpers import Daemon
@@ -36,23 +35,12 @@ class Check:
                 self.send_response(check.refusals.pop(0) if check.refusals else 200)
                 self.end_headers()
 
-            def log_message(self, *_arguments: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-
-    @contextmanager
-    def serving(self) -> Iterator[None]:
-        thread = threading.Thread(target=self.server.serve_forever)
-        thread.start()
-        yield
-        self.server.shutdown()
-        self.server.server_close()
-        thread.join()
+        self.handler = Handler
+        self.place = ""  # HOST:PORT, while it is served
 
     @property
     def setting(self) -> str:
-        return f"healthchecks: http://127.0.0.1:{self.server.server_port}{PLACE}\n"
+        return f"healthchecks: http://{self.place}{PLACE}\n"
 
     def heard(self) -> list[str]:
         return [what for what, _, _ in self.pings]
@@ -61,7 +49,7 @@ class Check:
 @pytest.fixture
 def check() -> Iterator[Check]:
     check = Check()
-    with check.serving():
+    with answering(check.handler) as check.place:
         yield check
 
 

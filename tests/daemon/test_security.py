@@ -11,16 +11,16 @@ import subprocess
 import sys
 import tempfile
 import textwrap
-import threading
 import zipfile
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from storeletd import keeper
+from tests.answering import answering
 from tests.helpers import CLONE, Daemon, wait_for
 
 NOBODY = "nobody"
@@ -642,18 +642,11 @@ class _Refusing(BaseHTTPRequestHandler):
 
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = _refuse  # noqa: N815 - http.server's names
 
-    def log_message(self, *_arguments: object) -> None:
-        pass
-
 
 @pytest.fixture
 def refusing() -> Iterator[str]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), _Refusing) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
+    with answering(_Refusing) as place:
+        yield place
 
 
 class Planted:

@@ -13,7 +13,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ import storelet
 from storelet.destination.contract import Stored
 from storelet.destination.s3 import S3
 from storelet.destination.s3upload import PART_BYTES, PARTS_AT_ONCE, part_bytes
+from tests.answering import answering
 from tests.helpers import CLONE, Bucket, MotoServer, wait_for
 from tests.proxy import Answer, Proxy, Request, error_answer
 from tests.zipparser import parse_zip
@@ -520,22 +521,15 @@ class _Slow(BaseHTTPRequestHandler):
         self.go_on.wait(30)
         self.wfile.write(bytes(self.size // 2))
 
-    def log_message(self, *_arguments: Any) -> None:
-        """Say nothing."""
-
 
 @pytest.fixture
 def slow() -> Iterator[tuple[str, threading.Event]]:
     """Run a store on a line that stands still in the middle of what is sent and read."""
     go_on = threading.Event()
     handler = type("Slow", (_Slow,), {"go_on": go_on})
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=[0.02])
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}", go_on
+    with answering(handler) as place:
+        yield f"http://{place}", go_on
         go_on.set()
-        server.shutdown()
-        thread.join()
 
 
 def test_what_is_sent_is_heard_of_within_a_request(slow: tuple[str, threading.Event]) -> None:
