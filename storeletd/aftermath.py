@@ -12,9 +12,9 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
-from storeletd.events import Ended, Event, Logged, Noted, decode
+from storeletd.errand import do_errand, why_not_done
+from storeletd.events import Event, Logged, Noted
 from storeletd.jobs import Job
-from storeletd.launch import start_worker
 from storeletd.order import Order, Summary
 
 __all__ = ["Aftermath"]
@@ -30,7 +30,7 @@ class Aftermath:
     def __init__(
         self,
         job: Job,
-        state_directory: Path,
+        state_directory: Path | None,
         *,
         take: Callable[[Event], None],
         take_output: Callable[[str], None],
@@ -56,7 +56,11 @@ class Aftermath:
             return
         try:
             async with asyncio.timeout(self._find_seconds()) as self._limit:
-                why = await self._work(Order(job=self._job, kind="after", summary=summary))
+                order = Order(job=self._job, kind="after", summary=summary)
+                ended = await do_errand(
+                    order, self._state_directory, self._take_event, self._take_output
+                )
+                why = why_not_done(ended)
         except TimeoutError:
             why = "it took too long"
         except OSError as error:
@@ -71,22 +75,9 @@ class Aftermath:
             self._take(Logged(level=logging.WARNING, message=message))
             self._take(Noted(message=message))
 
-    async def _work(self, order: Order) -> str | None:
-        """Have a worker do it; return why it did not."""
-        endings: list[Ended] = []
-
-        def take_event(line: bytes) -> None:
-            match decode(line):
-                case Ended() as ended:
-                    endings.append(ended)
-                case Logged() | Noted() as event:
-                    self._take(event)
-
-        worker = await start_worker(order, self._state_directory)
-        await worker.see_through(take_event, self._take_output)
-        if not endings:
-            return "its worker died"
-        return None if endings[0].outcome == "success" else endings[0].message
+    def _take_event(self, event: Event) -> None:
+        if isinstance(event, Logged | Noted):
+            self._take(event)
 
     def _find_seconds(self) -> float | None:
         if self._is_in_a_hurry:

@@ -12,7 +12,7 @@ from storeletd.jobs import Job
 from storeletd.jobstate import JobState
 from storeletd.messages import describe_archive, describe_run, describe_run_whole, to_iso
 from storeletd.planner import FOREVER
-from storeletd.proofs import Proof, find_whole_since
+from storeletd.proofs import find_whole_since, sort_by_place
 from storeletd.records import Run
 
 __all__ = [
@@ -112,9 +112,7 @@ def _describe_verification(daemon: Daemon, job: Job) -> dict[str, Any] | None:
 
 def _find_whole_since(daemon: Daemon, success: Run) -> datetime | None:
     """Return since when all of the archives is proved, at all places of the last good one."""
-    places: dict[str, list[Proof]] = {}
-    for proof in daemon.history.proofs(success.job):
-        places.setdefault(proof.place, []).append(proof)
+    places = sort_by_place(daemon.history.proofs(success.job))
     begun = success.begun_at or success.queued_at
     current = [proofs for proofs in places.values() if proofs[0].proved_at >= begun]
     wholes = [find_whole_since(proofs) for proofs in current]

@@ -189,7 +189,7 @@ class Daemon:
     def is_paused(self, job: Job) -> bool:
         """Whether no run of the job starts by itself now."""
         state = self.states.get(job.name)
-        return bool(state and state.paused_until and _now() < state.paused_until)
+        return state is not None and state.is_paused(_now())
 
     def look(self) -> None:
         """See what is due, and run it or record why not."""

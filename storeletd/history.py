@@ -20,7 +20,7 @@ from datetime import datetime, timedelta
 
 from storeletd.database import IN_MEMORY, Database, HistoryError
 from storeletd.events import OpenedUpload, SkippedEntry
-from storeletd.proofs import Proof, find_needed
+from storeletd.proofs import Proof, find_needed, sort_by_place
 from storeletd.records import (
     COLUMNS,
     EXIT_CODES,
@@ -229,7 +229,7 @@ class History:
 
     def add_proof(self, job: str, proof: Proof) -> None:
         """Remember what was verified, and of what is known of that place only what is needed."""
-        before = [each for each in self.proofs(job) if each.place == proof.place]
+        before = sort_by_place(self.proofs(job)).get(proof.place, [])
         rows = [_to_proof_row(job, each) for each in find_needed([proof, *before])]
         with self._database.transaction() as database:
             which = (job, to_text(proof.place))

@@ -41,6 +41,10 @@ class JobState:
     held_why: str | None = None
     told: Mapping[str, str] = field(default_factory=dict)  # of troubles, by topic
 
+    def is_paused(self, now: datetime) -> bool:
+        """Whether no run of the job starts by itself."""
+        return self.paused_until is not None and now < self.paused_until
+
     def times(self) -> tuple[Schedule, ZoneInfo] | None:
         """Return the schedule that was the job's when it was last looked at, if it had one."""
         texts, _, timezone = self.schedule.rpartition(" in ")

@@ -12,14 +12,13 @@ import logging
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 from storeletd import journal
-from storeletd.events import Ended, Logged, decode
+from storeletd.errand import do_errand, why_not_done
+from storeletd.events import Event, Logged
 from storeletd.history import History
 from storeletd.jobs import Job, make_printable
 from storeletd.jobstate import JobState, JobStates
-from storeletd.launch import start_worker
 from storeletd.order import Order
 from storeletd.troubles import (
     Letter,
@@ -127,14 +126,10 @@ class Notifier:
 
     async def _send(self, job: Job, letters: list[Letter]) -> str | None:
         """Have a worker send letters; return why they are not sent."""
-        endings: list[Ended] = []
 
-        def take(line: bytes) -> None:
-            match decode(line):
-                case Ended() as ended:
-                    endings.append(ended)
-                case Logged(level=level, message=message) if level >= logging.WARNING:
-                    self._say(job, level, message)
+        def take(event: Event) -> None:
+            if isinstance(event, Logged) and event.level >= logging.WARNING:
+                self._say(job, event.level, event.message)
 
         def take_output(line: str) -> None:
             self._say(job, logging.WARNING, line)
@@ -142,19 +137,12 @@ class Notifier:
         try:
             async with self._sending, asyncio.timeout(_SEND_SECONDS):
                 order = Order(job=job, kind="notify", letters=tuple(letters))
-                worker = await start_worker(order, self._state_directory)
-                await worker.see_through(take, take_output)
+                ended = await do_errand(order, self._history.directory, take, take_output)
         except TimeoutError:
             return "no answer within two minutes"
         except (OSError, ValueError) as error:
             return str(error)
-        if not endings:
-            return "its worker died"
-        return None if endings[0].outcome == "success" else endings[0].message
-
-    @property
-    def _state_directory(self) -> Path:
-        return self._history.path.parent
+        return why_not_done(ended)
 
     def _say(self, job: Job, level: int, message: str) -> None:
         _log.log(level, make_printable(message), extra=journal.fields(job=job.name))

@@ -40,7 +40,7 @@ class OverdueWatch:
             state = self._states.get(job.name)
             if state is None or (job.settings.max_age is None and state.overdue_since is None):
                 continue
-            if state.paused_until is not None and now < state.paused_until:  # somebody knows
+            if state.is_paused(now):  # somebody knows
                 continue
             good = self._find_good(job.name)
             overdue = is_overdue(job.settings.max_age, good or state.known_since, now)

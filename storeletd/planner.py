@@ -30,6 +30,7 @@ from zoneinfo import ZoneInfo
 from storeletd.schedule import Due, Schedule, due_between, next_due
 
 __all__ = [
+    "AHEAD",
     "FOREVER",
     "LATE",
     "Cause",
@@ -46,7 +47,7 @@ __all__ = [
 
 LATE = timedelta(seconds=60)  # a start noticed later than that was missed, as a rule
 FOREVER = datetime(9999, 12, 1, tzinfo=UTC)  # the end of a pause that has none
-_AHEAD = timedelta(hours=1)  # history further in the future than that was written by a wrong clock
+AHEAD = timedelta(hours=1)  # history further in the future than that was written by a wrong clock
 
 Cause = Literal["schedule", "catch-up", "retry"]
 
@@ -164,7 +165,7 @@ def _repeat(clock: JobClock, now: datetime) -> tuple[Decision, ...]:
     if owed is None or clock.active_run is not None:
         return ()
     # From a time when the clock was wrong nothing can be reckoned.
-    if now < owed.not_before and owed.ended_at <= now + _AHEAD:
+    if now < owed.not_before and owed.ended_at <= now + AHEAD:
         return ()
     if owed.cause == "catch-up":
         is_late = clock.max_late is not None and now - owed.asked_at > clock.max_late
@@ -198,7 +199,7 @@ def sane_decided_until(decided_until: datetime, now: datetime) -> datetime:
     better than none. What differs from `decided_until` is to be said loudly.
     """
     ahead = decided_until.astimezone(UTC) - now.astimezone(UTC)
-    return now if ahead > _AHEAD else decided_until
+    return now if ahead > AHEAD else decided_until
 
 
 def find_delay(longest: timedelta | None, *, host: str, job: str) -> timedelta:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-__all__ = ["CIRCLE", "Proof", "find_needed", "find_next", "find_whole_since"]
+__all__ = ["CIRCLE", "Proof", "find_needed", "find_next", "find_whole_since", "sort_by_place"]
 
 CIRCLE = 1 << 32
 
@@ -28,6 +28,14 @@ class Proof:
     first: int  # point on the circle
     size: int  # points, up to CIRCLE
     proved_at: datetime
+
+
+def sort_by_place(proofs: Iterable[Proof]) -> dict[str, list[Proof]]:
+    """Return the proofs of each place, in the order in which they come."""
+    places: dict[str, list[Proof]] = {}
+    for proof in proofs:
+        places.setdefault(proof.place, []).append(proof)
+    return places
 
 
 def find_next(proofs: Sequence[Proof]) -> int:

@@ -15,9 +15,8 @@ from datetime import timedelta
 from pathlib import Path
 
 from storeletd import journal
-from storeletd.events import Ended, decode
+from storeletd.errand import do_errand
 from storeletd.jobs import Job, make_printable
-from storeletd.launch import start_worker
 from storeletd.order import Order
 
 __all__ = ["Readiness"]
@@ -86,21 +85,15 @@ class Readiness:
 
     async def _ask(self, job: Job) -> str | None:
         """Ask the destinations; return why they do not answer, if that may pass."""
-        endings: list[Ended] = []
-
-        def take(line: bytes) -> None:
-            event = decode(line)
-            if isinstance(event, Ended):
-                endings.append(event)
-
         try:
             async with self._asking, asyncio.timeout(_ASK_SECONDS):
                 order = Order(job=job, kind="ask")
-                worker = await start_worker(order, self._state_directory)
-                await worker.see_through(take, lambda _line: None)
+                ended = await do_errand(
+                    order, self._state_directory, lambda _event: None, lambda _line: None
+                )
         except TimeoutError:
             return "no answer within a minute"
         except (OSError, ValueError) as error:  # the run will meet it, too, and say it
             _log.warning("Destinations of %s cannot be asked: %s", job.name, error)
             return None
-        return next((each.message for each in endings if each.is_temporary), None)
+        return ended.message if ended is not None and ended.is_temporary else None

@@ -52,7 +52,7 @@ from storeletd.limits import TimeLimits
 from storeletd.order import Order, Sample, Summary
 from storeletd.planner import find_retry
 from storeletd.process import WorkerProcess
-from storeletd.proofs import Proof, find_next
+from storeletd.proofs import Proof, find_next, sort_by_place
 from storeletd.records import EXIT_CODES, Run
 
 __all__ = ["ActiveRun", "Message"]
@@ -104,7 +104,7 @@ class ActiveRun:
         self._last_word: Ended | None = None
         self._skipped: list[SkippedEntry] = []
         self._aftermath = Aftermath(
-            job, history.path.parent, take=self._take, take_output=self._take_output
+            job, history.directory, take=self._take, take_output=self._take_output
         )
         self._followers: set[asyncio.Queue[Message]] = set()
         self._limits = TimeLimits(
@@ -245,12 +245,8 @@ class ActiveRun:
     def _find_sample(self) -> Sample:
         said = self.job.settings.verify
         part = self._sample or (said.sample if said else 1.0)
-        proofs = self._history.proofs(self.job.name)
-        places = {proof.place for proof in proofs}
-        firsts = {
-            place: find_next([proof for proof in proofs if proof.place == place])
-            for place in places
-        }
+        places = sort_by_place(self._history.proofs(self.job.name))
+        firsts = {place: find_next(proofs) for place, proofs in places.items()}
         return Sample(part=part, firsts=firsts)
 
     def _time_out(self, why: str, is_idle: bool) -> None:

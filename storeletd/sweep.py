@@ -14,10 +14,10 @@ from collections.abc import Iterable
 
 from storeletd import journal
 from storeletd.database import HistoryError
-from storeletd.events import Ended, EndedUpload, Logged, decode
+from storeletd.errand import do_errand
+from storeletd.events import EndedUpload, Event, Logged
 from storeletd.history import History
 from storeletd.jobs import Job, make_printable
-from storeletd.launch import start_worker
 from storeletd.order import Order
 
 __all__ = ["abort_left_uploads"]
@@ -52,8 +52,9 @@ class _Sweep:
         if not uploads:
             return
         order = Order(job=self._job, kind="abort", uploads=uploads)
-        worker = await start_worker(order, self._history.path.parent)
-        await worker.see_through(self._take_event, self._take_output)
+        ended = await do_errand(order, self._history.directory, self._take_event, self._take_output)
+        if ended is not None and ended.message is not None:
+            self.log(logging.WARNING, ended.message)
         left = set(uploads).intersection(self._history.left_uploads(self._job.name))
         for upload in left:
             message = f"A lost upload of {upload.key} to bucket {upload.bucket} was not aborted"
@@ -65,14 +66,12 @@ class _Sweep:
         """Log under the job's name."""
         _log.log(level, make_printable(message), extra=journal.fields(job=self._job.name))
 
-    def _take_event(self, line: bytes) -> None:
-        match decode(line):
+    def _take_event(self, event: Event) -> None:
+        match event:
             case Logged(level=level, message=message):
                 self.log(level, message)
             case EndedUpload(upload_id=upload_id):
                 self._history.end_upload(self._job.name, upload_id)
-            case Ended(message=str(message)):
-                self.log(logging.WARNING, message)
 
     def _take_output(self, line: str) -> None:
         self.log(logging.INFO, line)

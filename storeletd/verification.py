@@ -17,11 +17,9 @@ from storeletd.agenda import find_owed
 from storeletd.history import History
 from storeletd.jobs import Job
 from storeletd.jobstate import JobStates
-from storeletd.planner import Owed
+from storeletd.planner import AHEAD, Owed
 
 __all__ = ["VerificationWatch"]
-
-_AHEAD = timedelta(hours=1)  # history further in the future than that was written by a wrong clock
 
 
 class _Next(NamedTuple):
@@ -85,8 +83,8 @@ class VerificationWatch:
 
     def _is_paused(self, job: Job, now: datetime) -> bool:
         state = self._states.get(job.name)
-        return bool(state and state.paused_until and now < state.paused_until)
+        return state is not None and state.is_paused(now)
 
 
 def _is_due(due: datetime | None, every: timedelta, now: datetime) -> bool:
-    return due is not None and (due <= now or due - now > every + _AHEAD)
+    return due is not None and (due <= now or due - now > every + AHEAD)

@@ -105,7 +105,7 @@ PROMISES = (
         "A clock that once showed 2036 silences no job",
         f"{_TIME}a_clock_that_once_showed_2036_does_not_silence_a_job",
         "storeletd/planner.py",
-        "return now if ahead > _AHEAD else decided_until",
+        "return now if ahead > AHEAD else decided_until",
         "return decided_until",
     ),
     Promise(
@@ -384,8 +384,8 @@ PROMISES = (
         "The daemon verifies all of an archive in turn",
         f"{_VERIFY}all_is_verified_in_turn_across_restarts",
         "storeletd/run.py",
-        "            place: find_next(",
-        "            place: 0 and find_next(",
+        "{place: find_next(proofs) for",
+        "{place: 0 and find_next(proofs) for",
     ),
     Promise(
         "An archive that failed its verification is marked",

@@ -130,13 +130,14 @@ troubles                jobs records history jobstate
 process                 events
 order                   events jobs brake troubles
 launch                  rights jobs process order
-aftermath               events jobs order launch
-readiness               events journal jobs order launch
-notifying               events journal jobs history jobstate troubles order launch
+errand                  events order launch
+aftermath               events jobs order errand
+readiness               events journal jobs order errand
+notifying               events journal jobs history jobstate troubles order errand
 run                     events journal limits jobs planner database records proofs history
                         jobstate brake process order launch aftermath
 runner                  schedule events jobs planner records history jobstate run
-sweep                   events journal jobs database history order launch
+sweep                   events journal jobs database history order errand
 alarm
 daemon                  journal jobs jobdir planner database history jobstate agenda overdue
                         verification readiness notifying runner sweep alarm
