@@ -10,7 +10,7 @@ at one moment.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from itertools import chain
@@ -19,11 +19,12 @@ from typing import NamedTuple
 from storelet.crew import Answer, Crew
 from storelet.deflate import Compression, find_engine
 from storelet.encryption import Encryption
+from storelet.entry import Entry
 from storelet.layout import Layout
 from storelet.observer import is_followed, report
+from storelet.output import Output
 from storelet.packing import Outcome, Packing, events_of
 from storelet.plan import Batch, Filler
-from storelet.source import Entry
 
 __all__ = ["Piece", "select", "write_members"]
 
@@ -96,12 +97,15 @@ def write_members(
     compression: Compression,
     encryption: Encryption | None = None,
     is_news: Callable[[Entry], bool] = lambda _entry: True,
+    outputs: Mapping[str, Output] | None = None,
 ) -> None:
     """Read entries, write their members, report what became of each file and symbolic link.
 
-    Much is packed on all cores. What is no news is not reported. Raises what the layouts raise.
+    Much is packed on all cores. What is no news is not reported. `outputs` are those of entries
+    that are to come, by their names. Raises what the layouts raise, and SourceError where a command
+    fails.
     """
-    packing = Packing(find_engine(compression), encryption)
+    packing = Packing(find_engine(compression), encryption, outputs or {})
     rest = iter(pieces)
     first, cost = [], 0
     for piece in rest:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import subprocess
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import timedelta
@@ -21,11 +22,13 @@ from storelet.destination.directory import Directory
 from storelet.destination.s3 import S3
 from storelet.destination.s3lock import Lock
 from storelet.encryption import Encryption
+from storelet.entry import Entry
 from storelet.errors import UsageError
 from storelet.label import Label
 from storelet.matching import REREAD, ReusePolicy
 from storelet.observer import Event, Filling, Passed, report
-from storelet.source import Entry, Source, find_file, never_include, walk
+from storelet.output import Output, Start
+from storelet.source import Source, find_file, never_include, walk
 from storelet.spooled import SpooledBackup
 from storelet.streamed import StreamedBackup
 from storelet.temporary import temporary_directory
@@ -149,6 +152,22 @@ class ZipBackup:
         member = os.path.basename(absolute) if name is None else _check_member_name(name)
         self._way.include([find_file(absolute, member)])
         self._label.add_source(member, absolute)
+
+    def include_command(
+        self, command: Sequence[str], name: str, *, start: Start = subprocess.Popen
+    ) -> None:
+        """Include what a command writes to its standard output, as member `name`.
+
+        It is read as it comes, without a temporary file; in a streamed backup when the block
+        ends. `start` runs it and is called as `subprocess.Popen` is: give, say,
+        `functools.partial(subprocess.Popen, env=…, user=…)`. Raises SourceError where it does not
+        end with status 0, a streamed backup when it comes to it: then nothing is saved.
+        """
+        if isinstance(command, str):
+            raise UsageError("command is one string", hint="give a list of its words")
+        member = _check_member_name(name)
+        self._way.include_output(Output(member, command, start))
+        self._label.add_source(member, "")
 
     def include_new_dir(self, name: str) -> NewDirectory:
         """Make a temporary directory for a block to fill, included as `name` at its end."""

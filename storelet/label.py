@@ -17,8 +17,9 @@ from itertools import chain
 from storelet import catalogue
 from storelet.destination.contract import backup_of
 from storelet.destination.mark import is_mark, marked_by
+from storelet.entry import Entry
 from storelet.errors import ArchiveExistsError, UsageError
-from storelet.source import Entry, UnreadableError, open_file
+from storelet.source import UnreadableError, open_file
 from storelet.zipformat import ArchiveRecord
 
 __all__ = ["Label", "find_record", "names_taken"]

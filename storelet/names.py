@@ -9,7 +9,7 @@ stay in memory.
 
 from __future__ import annotations
 
-from storelet.source import Entry
+from storelet.entry import Entry
 from storelet.zipformat import portable_name
 
 __all__ = ["Names"]

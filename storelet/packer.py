@@ -16,8 +16,8 @@ from typing import Any
 from storelet.crew import Work, serve
 from storelet.deflate import find_engine
 from storelet.encryption import Encryption
+from storelet.entry import Entry
 from storelet.packing import Packing
-from storelet.source import Entry
 
 __all__ = ["main"]
 

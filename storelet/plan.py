@@ -16,9 +16,12 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from storelet.deflate import squeeze, unsqueeze
+from storelet.entry import UNKNOWN_BYTES, Entry
+from storelet.errors import UsageError
 from storelet.names import Names
 from storelet.observer import Skipped
-from storelet.source import BLOCK_BYTES, Entry
+from storelet.output import Output
+from storelet.source import BLOCK_BYTES
 from storelet.zipformat import fingerprint, portable_name
 
 __all__ = ["WHOLE_BYTES", "Batch", "Facts", "Filler", "Plan", "Shelf"]
@@ -85,6 +88,8 @@ class Filler:
     def add(self, entry: Entry) -> Iterator[Batch]:
         """Put an entry into the batch; yield batches that are full."""
         size = 0 if entry.is_directory else entry.size
+        if entry.is_to_come:
+            size = WHOLE_BYTES + 1  # for all we know
         if size > WHOLE_BYTES:
             yield from self.close()
         self._entries.append(tuple(entry))
@@ -131,7 +136,7 @@ class Shelf:
     def add(self, entry: Entry) -> None:
         """Put an entry behind the others."""
         self.count += 1
-        self.bytes += entry.size
+        self.bytes += 0 if entry.is_to_come else entry.size
         self._facts.extend(_facts_of(entry))
         self._fingerprints += fingerprint(entry.mtime_ns, entry.ctime_ns, entry.inode, entry.size)
         self._batches += self._filler.add(entry)
@@ -148,7 +153,8 @@ class Shelf:
         size, number = 0, wanted.find(1)
         while number >= 0:
             at = number * _FINGERPRINT_BYTES + _SIZE_AT
-            size += int.from_bytes(self._fingerprints[at : at + 8], "little") + _RECORD_BYTES
+            found = int.from_bytes(self._fingerprints[at : at + 8], "little")
+            size += (0 if found == UNKNOWN_BYTES else found) + _RECORD_BYTES
             number = wanted.find(1, number + 1)
         return size
 
@@ -180,12 +186,20 @@ class Plan:
     def __init__(self) -> None:
         self.directories = Shelf()
         self.files = Shelf()
+        self.outputs: dict[str, Output] = {}  # of entries that are to come, by their names
         self._names = Names()
 
     @property
     def shelves(self) -> tuple[Shelf, Shelf]:
         """Both, in the order in which an archive has them."""
         return self.directories, self.files
+
+    def add_output(self, output: Output) -> None:
+        """Plan what a command will say. Raises UsageError where its name is taken."""
+        skipped = self.add(Entry.to_come(output.name))
+        if skipped is not None:
+            raise UsageError(f"cannot include the command of {output.name}: {skipped.reason}")
+        self.outputs[output.name] = output
 
     def add(self, entry: Entry) -> Skipped | None:
         """Plan an entry; where it cannot have its name, return why. Directories merge."""

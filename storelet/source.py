@@ -17,13 +17,13 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
-from typing import NamedTuple
 
+from storelet.entry import Entry
 from storelet.errors import SourceError, SourceMissingError, UsageError
 from storelet.observer import Passed, Skipped, report_moved
 
 __all__ = [
-    "Entry",
+    "BLOCK_BYTES",
     "OpenedFile",
     "Source",
     "UnreadableError",
@@ -61,60 +61,6 @@ class Source:
     exclude_caches: bool = False  # leave out what is in a directory with a valid CACHEDIR.TAG
     exclude_if_present: tuple[str, ...] = ()  # …or with a file of such a name
     one_file_system: bool = False  # leave out what is mounted beneath
-
-
-class Entry(NamedTuple):
-    """A file found in a source, with what `lstat` said of it."""
-
-    path: str
-    name: str  # as a member, `/` at the end for a directory
-    mode: int
-    size: int  # bytes
-    mtime_ns: int
-    ctime_ns: int
-    device: int
-    inode: int
-    links: int
-    uid: int
-    gid: int
-
-    @classmethod
-    def of(cls, path: str, name: str, found: os.stat_result) -> Entry:
-        """Make the entry for `path` from its stat."""
-        return cls(
-            path,
-            name,
-            found.st_mode,
-            found.st_size,
-            found.st_mtime_ns,
-            found.st_ctime_ns,
-            found.st_dev,
-            found.st_ino,
-            found.st_nlink,
-            found.st_uid,
-            found.st_gid,
-        )
-
-    @property
-    def is_directory(self) -> bool:
-        """Tell whether this is a directory."""
-        return stat.S_ISDIR(self.mode)
-
-    @property
-    def is_symlink(self) -> bool:
-        """Tell whether this is a symbolic link."""
-        return stat.S_ISLNK(self.mode)
-
-    @property
-    def link_group(self) -> int:
-        """A number for what has several hard links, 0 for all else.
-
-        It stands for the device, so that a member that is copied and one that is read anew still
-        agree: links share it, the inode, and the ctime, since inodes are used again.
-        """
-        if self.links < 2 or self.is_directory:
-            return 0
-        return (self.device & 0xFFFFFFFF) or 1
 
 
 class UnreadableError(Exception):

@@ -7,7 +7,8 @@ sent. More may be included and saved afterwards, and the sources may be gone by 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from threading import Lock
 
 from storelet.archive import Piece, write_members
@@ -15,15 +16,16 @@ from storelet.deflate import Compression
 from storelet.delivery import Delivery
 from storelet.destination.contract import CopyFailedError, Destination
 from storelet.encryption import Encryption
+from storelet.entry import Entry
 from storelet.errors import ArchiveExistsError, StoreletError, UsageError
 from storelet.label import Label
 from storelet.layout import Layout
 from storelet.matching import SpoolMatch
 from storelet.observer import report
+from storelet.output import Output
 from storelet.plan import Plan
 from storelet.previous import Members
 from storelet.reuse import Span, find_spans
-from storelet.source import Entry
 from storelet.temporary import Spool
 
 __all__ = ["SpooledBackup"]
@@ -53,21 +55,32 @@ class SpooledBackup:
 
     def include(self, entries: Iterable[Entry]) -> None:
         """Read entries into the archive and report what became of them."""
-        with self._lock:
-            self._require_whole()
-            self._is_whole = False  # until all are: a script may catch what ends it halfway
-            firsts = [shelf.count for shelf in self._plan.shelves]
+        with self._writing():
             for entry in entries:
                 skipped = self._plan.add(entry)
                 if skipped is not None:
                     report(skipped)
+
+    def include_output(self, output: Output) -> None:
+        """Read what a command says into the archive. Raises SourceError where it fails."""
+        with self._writing():
+            self._plan.add_output(output)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Write what a block plans."""
+        with self._lock:
+            self._require_whole()
+            self._is_whole = False  # until all are: a script may catch what ends it halfway
+            firsts = [shelf.count for shelf in self._plan.shelves]
+            yield
             batches = [
                 batch
                 for shelf, first in zip(self._plan.shelves, firsts, strict=True)
                 for batch in shelf.batches(first)
             ]
             pieces = (Piece(each, [self._layout]) for each in batches)
-            write_members(pieces, self._compression, self._encryption)
+            write_members(pieces, self._compression, self._encryption, outputs=self._plan.outputs)
             self._is_whole = True
 
     def save(self, destination: Destination) -> str:

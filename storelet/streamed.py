@@ -24,13 +24,14 @@ from storelet.deflate import Compression
 from storelet.delivery import Delivery
 from storelet.destination.contract import CopyFailedError, Destination
 from storelet.encryption import Encryption
+from storelet.entry import Entry
 from storelet.errors import StoreletError, UsageError, join_errors
 from storelet.label import Label
 from storelet.layout import Layout
 from storelet.matching import PlanMatch, ReusePolicy
 from storelet.observer import Reused, report
+from storelet.output import Output
 from storelet.plan import Plan, Shelf
-from storelet.source import Entry
 from storelet.zipformat import portable_name
 
 __all__ = ["StreamedBackup"]
@@ -82,15 +83,18 @@ class StreamedBackup:
 
     def include(self, entries: Iterable[Entry]) -> None:
         """Put entries on the plan, and report those whose names are taken."""
-        if self._has_ended:
-            raise UsageError(
-                f"backup {self._label.name} has ended", hint="include inside its with block"
-            )
+        self._require_open()
         for entry in entries:
             with self._planning:
                 skipped = self._plan.add(entry)
             if skipped is not None:
                 report(skipped)
+
+    def include_output(self, output: Output) -> None:
+        """Put what a command will say on the plan. Raises UsageError where its name is taken."""
+        self._require_open()
+        with self._planning:
+            self._plan.add_output(output)
 
     def write(self) -> None:
         """Read what is planned and save it at every destination. Raises StoreletError."""
@@ -109,6 +113,12 @@ class StreamedBackup:
         """Forget the plan."""
         self._has_ended = True
         self._plan = Plan()
+
+    def _require_open(self) -> None:
+        if self._has_ended:
+            raise UsageError(
+                f"backup {self._label.name} has ended", hint="include inside its with block"
+            )
 
     def _attempt(self, orders: Sequence[_Order]) -> list[_Order]:
         """Make the archive for each order; return those that are to be tried once more."""
@@ -155,7 +165,9 @@ class StreamedBackup:
             select(shelf.batches(), [(layout, each.get(shelf)) for layout, each in wanted])
             for shelf in self._plan.shelves
         )
-        write_members(selected, self._compression, self._encryption, self._is_news)
+        write_members(
+            selected, self._compression, self._encryption, self._is_news, self._plan.outputs
+        )
 
     def _is_news(self, entry: Entry) -> bool:
         """Tell whether nothing was reported of a file; a further attempt reads some again."""

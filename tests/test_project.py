@@ -26,14 +26,16 @@ encryption              errors catalogue
 deflate                 errors
 observer                errors
 abandoned
-source                  errors observer
-names                   zipformat source
-plan                    observer zipformat deflate source names
-packing                 observer zipformat deflate encryption source plan
+entry
+source                  errors observer entry
+names                   zipformat entry
+output                  errors observer source
+plan                    errors observer zipformat deflate entry source names output
+packing                 observer zipformat deflate encryption entry source output plan
 crew                    errors deflate
-packer                  deflate encryption source packing crew
+packer                  deflate encryption entry packing crew
 layout                  zipformat catalogue deflate
-archive                 observer deflate encryption source plan packing crew layout
+archive                 observer deflate encryption entry output plan packing crew layout
 reuse
 retention               errors
 destination
@@ -57,7 +59,8 @@ destination.s3          errors observer abandoned reuse destination.contract des
                         destination.s3lock destination.s3object destination.s3deletion
                         destination.s3upload
 temporary               errors
-label                   errors zipformat catalogue source destination.contract destination.mark
+label                   errors zipformat catalogue entry source destination.contract
+                        destination.mark
 pruning                 errors observer zipformat retention label destination.contract
 previous                errors zipformat catalogue deflate reuse destination.contract
 matching                zipformat catalogue plan reuse previous
@@ -65,10 +68,10 @@ inspection              errors zipformat catalogue encryption reuse destination.
                         previous
 delivery                errors observer catalogue encryption reuse destination.contract label
                         layout previous matching inspection
-spooled                 errors observer deflate encryption source plan layout archive reuse
+spooled                 errors observer deflate encryption entry output plan layout archive reuse
                         destination.contract temporary label previous matching delivery
-streamed                errors observer zipformat deflate encryption source plan layout archive
-                        destination.contract label matching delivery
+streamed                errors observer zipformat deflate encryption entry output plan layout
+                        archive destination.contract label matching delivery
 restore
 restore.endrecord       catalogue
 restore.listing         zipformat catalogue deflate restore.endrecord
@@ -92,9 +95,9 @@ restore.opened          errors zipformat catalogue encryption destination.contra
                         label restore.listing restore.paths restore.content restore.patterns
                         restore.reading restore.survey restore.target restore.extraction
                         restore.places restore.salvage
-backup                  errors observer source deflate encryption temporary label matching spooled
-                        streamed destination.contract destination.directory destination.s3
-                        destination.s3lock
+backup                  errors observer entry source deflate encryption output temporary label
+                        matching spooled streamed destination.contract destination.directory
+                        destination.s3 destination.s3lock
 """
 DAEMON = """
 expression

@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 
 import storelet
 from storelet.archive import Piece, write_members
+from storelet.entry import Entry
 from storelet.layout import Layout
 from storelet.plan import WHOLE_BYTES, Plan
-from storelet.source import Entry
 from storelet.zipformat import ArchiveRecord, portable_name
 from tests.interop.readers import (
     READERS,

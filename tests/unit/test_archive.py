@@ -15,10 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storelet.archive import Piece, write_members
+from storelet.entry import Entry
 from storelet.layout import Layout, Sink
 from storelet.observer import Added, Event, Moved, Skipped, Truncated, observe
 from storelet.plan import WHOLE_BYTES, Plan
-from storelet.source import Entry, Source, walk
+from storelet.source import Source, walk
 from storelet.zipformat import CHANGED, DEFLATED, STORED, TRUNCATED, ArchiveRecord
 from tests.zipparser import ParsedMember, ParsedZip, parse_zip
 

@@ -21,10 +21,11 @@ from storelet.archive import Piece, write_members
 from storelet.catalogue import read_headers, relocate
 from storelet.crew import Crew
 from storelet.deflate import count_cores
+from storelet.entry import Entry
 from storelet.layout import Layout
 from storelet.observer import report
 from storelet.plan import Plan
-from storelet.source import Entry, Source, walk
+from storelet.source import Source, walk
 from storelet.zipformat import ArchiveRecord
 from tests.helpers import CLONE, wait_for
 from tests.zipparser import parse_zip

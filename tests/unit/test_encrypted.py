@@ -25,9 +25,10 @@ from storelet.archive import Piece, write_members
 from storelet.catalogue import Header, find_catalogue, read_headers
 from storelet.deflate import count_cores
 from storelet.destination.contract import Stored
+from storelet.entry import Entry
 from storelet.layout import Layout
 from storelet.plan import WHOLE_BYTES, Plan
-from storelet.source import Entry, Source, walk
+from storelet.source import Source, walk
 from storelet.zipformat import ArchiveRecord
 from tests.helpers import Bucket
 from tests.nights import Nights, archives, contents, contents_of, last

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 
 from storelet.catalogue import DamagedError
 from storelet.destination.contract import Stored
+from storelet.entry import Entry
 from storelet.layout import Layout
 from storelet.matching import PlanMatch, ReusePolicy, SpoolMatch
 from storelet.plan import Plan
 from storelet.previous import Members, PreviousArchive
 from storelet.reuse import find_spans
-from storelet.source import Entry
 from storelet.zipformat import (
     CHANGED,
     RACY_NS,

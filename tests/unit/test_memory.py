@@ -17,7 +17,7 @@ from storelet.layout import Layout
 from storelet.matching import PlanMatch, ReusePolicy
 from storelet.plan import Plan
 from storelet.previous import Members, PreviousArchive
-from storelet.source import Entry
+from storelet.entry import Entry
 from storelet.zipformat import ArchiveRecord, Member, central_header, member_bytes
 
 class Nowhere:

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from storelet.entry import Entry
 from storelet.names import Names
 from storelet.observer import Skipped
 from storelet.plan import WHOLE_BYTES, Facts, Filler, Plan, Shelf
-from storelet.source import Entry
 from storelet.zipformat import fingerprint, portable_name
 
 

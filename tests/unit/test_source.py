@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from storelet.entry import Entry
 from storelet.errors import SourceError, SourceMissingError, UsageError
 from storelet.observer import Passed, Skipped
 from storelet.source import (
     BLOCK_BYTES,
-    Entry,
     OpenedFile,
     Source,
     UnreadableError,
