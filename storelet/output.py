@@ -77,7 +77,10 @@ class Output:
 
 
 class _Errors(threading.Thread):
-    """Logs what a command says on standard error, line by line, and keeps the last line."""
+    """Logs what a command says on standard error, line by line, and keeps the last one.
+
+    That is the last one that speaks of an error, where any does.
+    """
 
     def __init__(self, name: str, pipe: IO[bytes]) -> None:
         super().__init__(name="storelet-errors", daemon=True)
@@ -92,7 +95,9 @@ class _Errors(threading.Thread):
             while line := pipe.readline(_LINE_BYTES):
                 text = line.decode(errors="replace").rstrip()
                 if text:
-                    self.last = text
+                    # pg_dump, for one, says details behind it.
+                    if "error" in text.lower() or "error" not in self.last.lower():
+                        self.last = text
                     _log.warning("%s: %s", self._member, text)
 
 

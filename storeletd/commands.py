@@ -9,13 +9,15 @@ from __future__ import annotations
 import logging
 import os
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import storelet
 from storeletd.jobs import Job
 from storeletd.rights import User, keep_capabilities
 
-__all__ = ["CommandFailedError", "check_status", "run_command"]
+__all__ = ["CommandFailedError", "Starter", "check_status", "make_words", "run_command"]
 
 _log = logging.getLogger("storeletd.commands")
 
@@ -42,22 +44,51 @@ def run_command(
     CommandFailedError where it cannot be run.
     """
     _log.info("Running %s", what)
-    environment = {**_make_environment(job), **variables, **(user.environment if user else {})}
+    start = Starter(job=job, variables=variables, user=user, privileged=privileged)
     try:
-        with keep_capabilities(privileged):
-            return subprocess.run(
-                _make_arguments(command),
-                cwd=directory,
-                env=environment,
-                check=False,
-                user=user.uid if user else None,
-                group=user.gid if user else None,
-                extra_groups=user.groups if user else None,
-            ).returncode
+        with start(make_words(command), cwd=directory) as process:
+            try:
+                return process.wait()
+            except BaseException:
+                process.kill()
+                raise
     except OSError as error:
         raise CommandFailedError(
             f"cannot run {what}: {error.strerror}", hint="is it installed, and on the PATH?"
         ) from error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Starter:
+    """Starts commands as `subprocess.Popen` does, with a user's rights, in a job's environment."""
+
+    job: Job
+    variables: Mapping[str, str] = field(default_factory=dict)  # beside the environment
+    user: User | None = None
+    privileged: bool = False  # keeps the daemon's capabilities
+
+    def __call__(self, words: Sequence[str], **pipes: Any) -> subprocess.Popen[bytes]:
+        """Start a command. Raises OSError."""
+        of_user = self.user.environment if self.user else {}
+        with keep_capabilities(self.privileged):
+            return subprocess.Popen(
+                words,
+                env={**_make_environment(self.job), **self.variables, **of_user},
+                user=self.user.uid if self.user else None,
+                group=self.user.gid if self.user else None,
+                extra_groups=self.user.groups if self.user else None,
+                **pipes,
+            )
+
+
+def make_words(command: str | tuple[str, ...]) -> list[str]:
+    """Return the words of a command, those of a shell where it is one text."""
+    if isinstance(command, tuple):
+        return list(command)
+    if os.path.exists(_BASH):
+        # Else `pg_dump … | gzip > …` is a success though pg_dump failed; sh has no such option.
+        return [_BASH, "-o", "pipefail", "-c", command]
+    return ["/bin/sh", "-c", command]
 
 
 def check_status(status: int, what: str) -> None:
@@ -75,12 +106,3 @@ def _make_environment(job: Job) -> dict[str, str]:
         for name, value in os.environ.items()
         if not name.startswith("AWS_") and name not in withheld
     }
-
-
-def _make_arguments(command: str | tuple[str, ...]) -> list[str]:
-    if isinstance(command, tuple):
-        return list(command)
-    if os.path.exists(_BASH):
-        # Else `pg_dump … | gzip > …` is a success though pg_dump failed; sh has no such option.
-        return [_BASH, "-o", "pipefail", "-c", command]
-    return ["/bin/sh", "-c", command]

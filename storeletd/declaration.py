@@ -18,8 +18,9 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from storeletd.items import INCLUDE_KINDS, SAVE_KINDS
+from storeletd.includes import INCLUDE_KINDS
 from storeletd.jobs import JobProblem
+from storeletd.saves import SAVE_KINDS
 from storeletd.settings import SETTINGS_IN, CatchUp, Language, Settings
 from storeletd.values import TEXT_EXPECTED
 

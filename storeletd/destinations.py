@@ -11,8 +11,8 @@ from pydantic import BaseModel, SecretStr
 
 import storelet
 from storeletd import secrets
-from storeletd.items import Lock, SaveDirectory, SaveS3
 from storeletd.jobs import Job, Settings
+from storeletd.saves import Lock, SaveDirectory, SaveS3
 
 __all__ = [
     "find_directories",

@@ -19,7 +19,14 @@ from dataclasses import dataclass
 
 from storelet.errors import DestinationError, StoreletError
 
-__all__ = ["User", "UserError", "find_user", "hint_at_rights", "hint_at_root", "keep_capabilities"]
+__all__ = [
+    "User",
+    "UserError",
+    "find_other_user",
+    "hint_at_rights",
+    "hint_at_root",
+    "keep_capabilities",
+]
 
 _PR_CAP_AMBIENT = 47  # <linux/prctl.h>
 _IS_SET, _RAISE, _CLEAR_ALL = 1, 2, 4
@@ -47,7 +54,7 @@ class User:
     environment: Mapping[str, str]  # what says who he is
 
 
-def find_user(name: str) -> User:
+def _find_user(name: str) -> User:
     """Return the user of that name. Raises UserError."""
     try:
         found = pwd.getpwnam(name)
@@ -59,6 +66,12 @@ def find_user(name: str) -> User:
         groups=tuple(os.getgrouplist(name, found.pw_gid)),
         environment={"HOME": found.pw_dir, "USER": name, "LOGNAME": name},
     )
+
+
+def find_other_user(name: str | None) -> User | None:
+    """Return the user of that name; None where it is nobody else than us. Raises UserError."""
+    user = None if name is None else _find_user(name)
+    return None if user is None or user.uid == os.geteuid() else user
 
 
 @contextmanager

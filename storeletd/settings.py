@@ -18,7 +18,9 @@ from pydantic import ConfigDict, Discriminator, Field, StrictBool, StrictInt, Ta
 from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import core_schema
 
-from storeletd.items import Include, Save, SettingsModel, setting
+from storeletd.includes import Include
+from storeletd.items import SettingsModel, setting
+from storeletd.saves import Save
 from storeletd.values import (
     Command,
     Duration,

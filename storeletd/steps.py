@@ -11,11 +11,19 @@ from dataclasses import replace
 from typing import Any
 
 import storelet
-from storeletd.commands import check_status, run_command
+from storeletd.commands import Starter, check_status, make_words, run_command
 from storeletd.destinations import make_destinations, resolve_password
-from storeletd.items import IncludeDirectory, IncludeFile, IncludeNewDir
+from storeletd.dumping import dump_server, dump_sqlite
+from storeletd.includes import (
+    Include,
+    IncludeCommand,
+    IncludeDirectory,
+    IncludeFile,
+    IncludeNewDir,
+    IncludeSqlite,
+)
 from storeletd.jobs import Job
-from storeletd.rights import User, UserError, find_user, hint_at_root
+from storeletd.rights import User, UserError, find_other_user, hint_at_root
 from storeletd.settings import Settings
 
 __all__ = [
@@ -96,11 +104,7 @@ def _keywords(settings: Settings) -> dict[str, Any]:
     return keywords
 
 
-def _include(
-    job: Job,
-    backup: storelet.ZipBackup,
-    include: IncludeDirectory | IncludeFile | IncludeNewDir,
-) -> None:
+def _include(job: Job, backup: storelet.ZipBackup, include: Include) -> None:
     match include:
         case IncludeDirectory():
             backup.include_directory(
@@ -117,6 +121,14 @@ def _include(
         case IncludeNewDir():
             with backup.include_new_dir(include.new_dir) as directory:
                 _fill(job, include, directory.path)
+        case IncludeCommand():
+            user = find_other_user(include.user)
+            start = Starter(job=job, user=user, privileged=include.privileged)
+            backup.include_command(make_words(include.command), include.name, start=start)
+        case IncludeSqlite():
+            dump_sqlite(job, backup, include)
+        case _:
+            dump_server(job, backup, include)
 
 
 def _fill(job: Job, include: IncludeNewDir, directory: str) -> None:
@@ -142,11 +154,8 @@ def _as_user(name: str | None, directory: str) -> Iterator[User | None]:
     It is in our temporary directory, which he may pass through meanwhile, and no more; his own is
     beside it, to be removed with ours.
     """
-    if name is None:
-        yield None
-        return
-    user = find_user(name)
-    if user.uid == os.geteuid():
+    user = find_other_user(name)
+    if user is None:
         yield None
         return
     ours = os.path.dirname(directory)

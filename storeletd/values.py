@@ -40,6 +40,7 @@ __all__ = [
     "BucketName",
     "Command",
     "CustomerKey",
+    "DatabaseNames",
     "Duration",
     "EnvironmentValue",
     "FileName",
@@ -243,6 +244,19 @@ def _write_part(part: float) -> str:
     return f"{part * 100:g}%"
 
 
+def _check_database(value: str) -> str:
+    """Hold `value` to what can be a word of a command line and a file's name as well."""
+    if "/" in value or value.startswith("-") or not value.isprintable():
+        raise ValueError("expected the name of a database, without `/` and no `-` in front")
+    return value
+
+
+def _find_databases_kind(value: object) -> str | None:
+    if value == "all":
+        return "all"
+    return _find_text_kind(value)
+
+
 def _read_log_files(value: object) -> object:
     if not isinstance(value, bool) and value != "auto":  # else 1 would pass for true
         raise ValueError("expected auto, true or false")
@@ -347,18 +361,27 @@ EnvironmentValue = Annotated[
 ]
 
 
-def _command_kind(value: object) -> str | None:
-    return (
-        "shell" if isinstance(value, str) else "list" if isinstance(value, list | tuple) else None
-    )
+def _find_text_kind(value: object) -> str | None:
+    return "text" if isinstance(value, str) else "list" if isinstance(value, list | tuple) else None
 
 
 Command = Annotated[
-    Annotated[Text, Tag("shell")] | Annotated[tuple[Text, ...], Field(min_length=1), Tag("list")],
+    Annotated[Text, Tag("text")] | Annotated[tuple[Text, ...], Field(min_length=1), Tag("list")],
     Discriminator(
-        _command_kind,
+        _find_text_kind,
         custom_error_type=TEXT_EXPECTED,
         custom_error_message="expected a command: a list of texts, or one text for a shell",
+    ),
+]
+_Database = Annotated[Text, AfterValidator(_check_database)]
+DatabaseNames = Annotated[
+    Annotated[Literal["all"], Tag("all")]
+    | Annotated[_Database, Tag("text")]
+    | Annotated[tuple[_Database, ...], Field(min_length=1), Tag("list")],
+    Discriminator(
+        _find_databases_kind,
+        custom_error_type=TEXT_EXPECTED,
+        custom_error_message="expected the name of a database, a list of them, or all",
     ),
 ]
 LogFiles = Annotated[Literal["auto", True, False], BeforeValidator(_read_log_files)]

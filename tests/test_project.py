@@ -108,11 +108,13 @@ rights
 trust
 limits
 values                  schedule secrets
-items                   values
-settings                items values
+items
+includes                values items
+saves                   values items
+settings                values items includes saves
 jobs                    secrets settings
 journal                 jobs
-declaration             items jobs settings values
+declaration             values includes saves settings jobs
 yamlfile                declaration jobs
 modulefile              declaration jobs settings
 jobfile                 declaration jobs settings yamlfile modulefile
@@ -161,11 +163,14 @@ __main__                journal jobdir database daemon exporter listener server
 
 keeper
 channel                 secrets events
-destinations            secrets items jobs
+destinations            secrets saves jobs
 commands                rights jobs
+sqlitecopy
+dumps                   includes
+dumping                 rights includes secrets jobs commands dumps
 hooks                   jobs order commands
 pinging                 secrets jobs order
-steps                   rights items settings jobs destinations commands
+steps                   rights includes settings jobs destinations commands dumping
 proving                 events jobs proofs order destinations
 posting                 secrets jobs troubles
 worker                  rights secrets events jobs brake order channel destinations hooks
@@ -176,7 +181,7 @@ FOR_CTL = {
     f"storeletd.{name}"
     for name in (
         *("schedule", "values", "jobs", "jobfile", "jobdir", "simulation", "destinations"),
-        "foreground",
+        *("foreground", "includes", "dumps", "dumping"),
     )
 }
 
@@ -184,6 +189,7 @@ FOR_CTL = {
 PUBLIC_MODULES = {"storelet", "storelet.errors"}
 # Entry points: processes of their own, which nothing imports.
 ENTRY_POINTS = {"storeletd.__main__", "storeletd.keeper", "storeletd.worker"} | {
+    "storeletd.sqlitecopy",
     "storelet.packer",
     "storelet.restore.unpacker",
 }

@@ -12,10 +12,11 @@ from docutils.core import publish_doctree
 import storelet
 from storeletd.ctl.commands import storeletctl
 from storeletd.history import EXIT_CODES
-from storeletd.items import INCLUDE_KINDS, SAVE_KINDS
+from storeletd.includes import INCLUDE_KINDS
 from storeletd.jobfile import read_job
 from storeletd.journal import MESSAGE_IDS
 from storeletd.metrics import METRICS
+from storeletd.saves import SAVE_KINDS
 from storeletd.settings import MODULE_CONSTANTS, ChangeDetection, Encryption, YamlSettings
 from tests.helpers import CLONE
 

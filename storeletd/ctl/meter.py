@@ -24,10 +24,13 @@ _LARGE_BYTES = 1 << 20  # above, a file says how far it is before it is whole
 
 
 @contextmanager
-def showing_progress(*, live: bool) -> Iterator[None]:
-    """Keep one line at the bottom of the terminal while an archive is read."""
+def showing_progress(*, live: bool) -> Iterator[storelet.Observer]:
+    """Keep one line at the bottom of the terminal while an archive is read.
+
+    Gives what is to be told of that which the library does not see.
+    """
     if not live:
-        yield
+        yield lambda _event: None
         return
     from rich.live import Live
 
@@ -41,7 +44,7 @@ def showing_progress(*, live: bool) -> Iterator[None]:
         transient=True,
     )
     with shown, storelet.observe(meter.observe):
-        yield
+        yield meter.observe
 
 
 class Meter:

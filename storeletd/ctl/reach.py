@@ -234,6 +234,11 @@ class Reach:
         set_environment(job)
         return job
 
+    def job_of(self, text: str, archive: storelet.OpenedArchive) -> Job:
+        """Return the job of an archive that `text` named."""
+        name = text.partition("@")[0]
+        return self.job(name if self._find_file(name) else archive.backup or name)
+
     def _find_file(self, name: str) -> Path | None:
         """Return the file of a job; None where there is none of that name."""
         if "/" in name:

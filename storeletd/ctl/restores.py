@@ -12,6 +12,7 @@ import click
 
 from storeletd.ctl import console
 from storeletd.ctl.console import CommandError
+from storeletd.ctl.databases import restore_database
 from storeletd.ctl.formats import describe_bytes, describe_count, describe_elapsed, escape
 from storeletd.ctl.invocation import json_option
 from storeletd.ctl.meter import showing_progress
@@ -51,6 +52,8 @@ def _read_target(text: str) -> Path:
     show_default=True,
     help="Replace files that are there; if-newer: where the archive's is newer.",
 )
+@click.option("--database", metavar="NAME", help="Feed back a dump of this database instead.")
+@click.option("--as", "name", metavar="NAME", help="With --database: under this name.")
 @json_option
 @reaching
 def restore(
@@ -59,6 +62,8 @@ def restore(
     patterns: Sequence[str],
     target: Path | None,
     in_place: bool,
+    database: str | None,
+    name: str | None,
     dry_run: bool,
     overwrite: Any,
     as_json: bool,
@@ -68,17 +73,26 @@ def restore(
     ARCHIVE is a path, a URL, JOB, JOB@latest, or JOB@2026-11-20 for the newest one not after that
     day. GLOB is as in a .gitignore: `*.conf`, `/etc/ssh/`, `www/**/*.php`.
 
+    With --database a dump that the job has made of a database goes back into it; one that is there
+    and not empty stays as it is.
+
     Files that are there stay as they are. A restore that was broken off goes on where it stopped
     when it is called again. Exit code 3 says that something could not be restored, or that
     nothing fits one of several patterns.
     """
-    if (target is None) == (not in_place):
-        raise click.UsageError("give either --target DIR or --in-place")
+    if database is not None:
+        if patterns or target or in_place or overwrite == "if-newer":
+            raise click.UsageError("--database goes with --as, --overwrite and --dry-run alone")
+        how: Any = {"overwrite": overwrite == "always", "dry_run": dry_run, "as_json": as_json}
+        restore_database(reach, archive, database, name, **how)
+        return 0
+    if name is not None or (target is None) == (not in_place):
+        raise click.UsageError("give either --target DIR, --in-place or --database NAME")
     opened = reach.archive(archive)
     begun = time.monotonic()
     live = console.is_terminal() and not as_json
     with _interruptible(), translating(), showing_progress(live=live):
-        how: Any = {"overwrite": overwrite, "dry_run": dry_run}
+        how = {"overwrite": overwrite, "dry_run": dry_run}
         if target is None:
             result = opened.extract_in_place(patterns, **how)
         else:

@@ -20,17 +20,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, SecretStr, ValidationError
 
-from storeletd.items import (
-    INCLUDE_KINDS,
-    SAVE_KINDS,
-    IncludeDirectory,
-    IncludeNewDir,
-    Lock,
-    SaveS3,
-    Upload,
-)
+from storeletd.includes import INCLUDE_KINDS, IncludeDirectory, IncludeNewDir
 from storeletd.jobfile import read_job
 from storeletd.jobs import Job, JobFileError, JobProblem, Settings, json_schema
+from storeletd.saves import SAVE_KINDS, Lock, SaveS3, Upload
 from storeletd.schedule import local_timezone
 from storeletd.secrets import SecretReference
 from storeletd.settings import (
