@@ -39,6 +39,13 @@ def literals() -> set[str]:
     return set(re.findall(r"[\w@.*/-]+", "\n".join(marked)))
 
 
+def test_every_chapter_is_in_its_list_of_contents() -> None:
+    chapters = [each[0].astext() for each in TREE.children if isinstance(each, nodes.section)]
+    contents = next(TREE.findall(nodes.bullet_list))
+    listed = [next(each.findall(nodes.reference)).astext() for each in contents.children]
+    assert listed == chapters
+
+
 @pytest.mark.parametrize("text", examples("python"))
 def test_python_examples_are_python(text: str) -> None:
     compile(text, "README.rst", "exec")
