@@ -34,6 +34,7 @@ METRICS = {
     "storelet_job_last_run_sent_bytes": "What it sent to all destinations.",
     "storelet_job_last_run_archive_bytes": "Size of the archives it saved.",
     "storelet_job_next_start_timestamp_seconds": "When the job starts next by itself.",
+    "storelet_job_max_age_seconds": "How old its newest archive may be.",
     "storelet_job_overdue": "Whether no archive was saved for longer than max_age.",
     "storelet_job_paused": "Whether the job is paused.",
     "storelet_job_running": "Whether a run is on.",
@@ -78,6 +79,8 @@ def _measure(daemon: Daemon, job: Job) -> Iterator[tuple[str, float]]:
         start = due.timestamp() + delay.total_seconds()
         yield "storelet_job_next_start_timestamp_seconds", start
     state = daemon.states.get(job.name)
+    if job.settings.max_age is not None:
+        yield "storelet_job_max_age_seconds", job.settings.max_age.total_seconds()
     yield "storelet_job_overdue", int(state is not None and state.overdue_since is not None)
     yield "storelet_job_paused", int(daemon.is_paused(job))
     yield "storelet_job_prune_held", int(state is not None and state.held_since is not None)

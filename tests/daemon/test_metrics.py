@@ -119,6 +119,12 @@ def test_what_is_not_known_has_no_line(daemon: Daemon, tree: Path, destination: 
     assert of_job(metrics(daemon), "web") == {}
 
 
+def test_max_age_is_told_where_there_is_one(daemon: Daemon, tree: Path, destination: Path) -> None:
+    write_yaml(daemon, "web", tree, destination, "max_age: 26h\n")
+    wait_for(lambda: "web" in jobs(daemon), seconds=SOON)
+    assert of_job(metrics(daemon), "web")["max_age_seconds"] == 26 * 3600
+
+
 def test_a_lost_run_has_no_duration(daemon: Daemon, tmp_path: Path) -> None:
     mark = tmp_path / "mark"
     write_sleeper(daemon, "slow", mark)
