@@ -31,7 +31,7 @@ from storeletd.notice import Notice
 from storeletd.server import Server
 from storeletd.textfile import Textfile
 
-__all__ = ["main"]
+__all__ = ["main", "make_parser"]
 
 _log = logging.getLogger("storeletd")
 
@@ -50,7 +50,7 @@ class StateTakenError(StoreletError):
 
 def main() -> int:
     """Run the daemon until it is told to end; return its exit status."""
-    options = _parse_options()
+    options = make_parser().parse_args()
     journal.set_up_logging(options.log_to)
     # The memory of a run may hold secrets. What we start inherits it.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -63,7 +63,8 @@ def main() -> int:
     return 0
 
 
-def _parse_options() -> argparse.Namespace:
+def make_parser() -> argparse.ArgumentParser:
+    """Declare the command line. The manual page is made from it, too."""
     state = os.environ.get("STATE_DIRECTORY", "/var/lib/storelet")
     runtime = os.environ.get("RUNTIME_DIRECTORY", "/run/storelet")
     parser = argparse.ArgumentParser(
@@ -90,7 +91,7 @@ def _parse_options() -> argparse.Namespace:
         "--log-to",
         choices=("journal", "stderr"),
         default=journal.find_log_to(),
-        help="where to log (%(default)s here)",
+        help="where to log (the journal under systemd, else standard error)",
     )
     parser.add_argument(
         "--max-runs",
@@ -112,7 +113,7 @@ def _parse_options() -> argparse.Namespace:
         help="write them to this file, for node_exporter's textfile collector (nowhere)",
     )
     parser.add_argument("--version", action="version", version=f"storeletd {version('storelet')}")
-    return parser.parse_args()
+    return parser
 
 
 def _positive(text: str) -> int:

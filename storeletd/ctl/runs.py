@@ -172,7 +172,9 @@ def _find_cancellable(client: Client, which: str) -> list[int]:
 
 @click.command()
 @click.argument("job", type=JOB, required=False)
-@click.option("--limit", type=_AMOUNT, default=20, show_default=True, help="Runs to show.")
+@click.option(
+    "--limit", type=_AMOUNT, metavar="N", default=20, show_default=True, help="Runs to show."
+)
 @click.option(
     "--run", "run_id", type=_RUN_ID, metavar="ID", help="Show all that is kept of one run."
 )
@@ -233,7 +235,9 @@ def _check_job(run: Run, job: str | None) -> None:
 @click.option(
     "--run", "run_id", type=_RUN_ID, metavar="ID", help="That run's lines.  [default: newest]"
 )
-@click.option("-n", "--lines", "most", type=click.IntRange(0, _MOST), help="Only the last lines.")
+@click.option(
+    "-n", "--lines", "most", type=click.IntRange(0, _MOST), metavar="N", help="Only the last lines."
+)
 @json_option
 @pass_invocation
 def logs(

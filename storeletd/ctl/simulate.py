@@ -40,10 +40,17 @@ _COLUMNS = (
 @click.argument("jobs", type=JOB, nargs=-1, metavar="[JOB]...")
 @click.option("--from", "begin", metavar="TIME", help="ISO 8601.  [default: now]")
 @click.option(
-    "--days", type=click.IntRange(1, 3660), default=7, show_default=True, help="How many."
+    "--days",
+    type=click.IntRange(1, 3660),
+    metavar="N",
+    default=7,
+    show_default=True,
+    help="How many.",
 )
 @click.option("--down", metavar="HH:MM-HH:MM", help="When the machine is off or asleep, each day.")
-@click.option("--takes", default="10m", show_default=True, help="How long a run takes.")
+@click.option(
+    "--takes", metavar="DURATION", default="10m", show_default=True, help="How long a run takes."
+)
 @jobs_option
 @json_option
 def simulate(

@@ -36,6 +36,7 @@ _JOB = Column(title="JOB", fold=True)
 @click.option(
     "--count",
     type=_COUNT,
+    metavar="N",
     default=1,
     show_default=True,
     help="Due times of each job.",
@@ -101,7 +102,9 @@ def _left(due: datetime, now: datetime) -> str:
 @click.argument("expression", metavar="EXPR")
 @click.option("--timezone", metavar="TZ", help="Time zone.  [default: this machine's]")
 @click.option("--after", metavar="TIME", help="Later than this, ISO 8601.  [default: now]")
-@click.option("--count", type=_COUNT, default=10, show_default=True, help="Due times to show.")
+@click.option(
+    "--count", type=_COUNT, metavar="N", default=10, show_default=True, help="Due times to show."
+)
 @json_option
 def calendar(
     expression: str, timezone: str | None, after: str | None, count: int, as_json: bool
