@@ -160,6 +160,7 @@ server                  values run runner daemon exporter intake messages answer
 notice                  daemon
 __main__                journal jobdir database daemon exporter listener server
                         textfile notice
+entry
 
 keeper
 channel                 secrets events
@@ -188,10 +189,9 @@ FOR_CTL = {
 # What the daemon may know of the library, beside the names that `storelet` itself makes public.
 PUBLIC_MODULES = {"storelet", "storelet.errors"}
 # Entry points: processes of their own, which nothing imports.
-ENTRY_POINTS = {"storeletd.__main__", "storeletd.keeper", "storeletd.worker"} | {
-    "storeletd.sqlitecopy",
-    "storelet.packer",
-    "storelet.restore.unpacker",
+ENTRY_POINTS = {
+    *("storeletd.__main__", "storeletd.entry", "storeletd.keeper", "storeletd.sqlitecopy"),
+    *("storeletd.worker", "storelet.packer", "storelet.restore.unpacker"),
 }
 # Each costs time and memory that a script may not need; the daemon itself never does.
 HEAVY = {
