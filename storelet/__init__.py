@@ -3,6 +3,8 @@
 from storelet.abandoned import AbandonedUpload, abandoned
 from storelet.backup import NewDirectory, ZipBackup
 from storelet.destination.directory import Directory
+from storelet.destination.examination import examine
+from storelet.destination.finding import Finding
 from storelet.destination.s3 import S3
 from storelet.destination.s3lock import Lock
 from storelet.encryption import Encryption
@@ -72,6 +74,7 @@ __all__ = [
     "Event",
     "Figures",
     "Filling",
+    "Finding",
     "Keep",
     "Lock",
     "MemberMissingError",
@@ -103,6 +106,7 @@ __all__ = [
     "WrongPasswordError",
     "ZipBackup",
     "abandoned",
+    "examine",
     "join_errors",
     "list_archives",
     "never_include",

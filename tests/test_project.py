@@ -39,11 +39,13 @@ archive                 observer deflate encryption entry output plan packing cr
 reuse
 retention               errors
 destination
-destination.contract    errors reuse
+destination.finding     errors
+destination.contract    errors reuse destination.finding
 destination.mark        destination.contract
 destination.deletion    errors destination.contract destination.mark
+destination.filesystem  destination.finding
 destination.directory   errors observer reuse destination.contract destination.mark
-                        destination.deletion
+                        destination.deletion destination.finding destination.filesystem
 destination.s3errors    errors
 destination.s3client    errors observer destination.contract
 destination.s3lock      errors destination.s3client destination.s3errors
@@ -54,10 +56,16 @@ destination.s3deletion  errors observer destination.contract destination.deletio
                         destination.sending
 destination.s3upload    errors observer reuse destination.contract destination.s3client
                         destination.s3errors destination.s3object destination.sending
+destination.s3policy
+destination.s3settings  errors destination.contract destination.finding destination.s3client
+                        destination.s3errors destination.s3lock destination.s3object
 destination.s3          errors observer abandoned reuse destination.contract destination.mark
                         destination.deletion destination.s3client destination.s3errors
                         destination.s3lock destination.s3object destination.s3deletion
-                        destination.s3upload
+                        destination.s3upload destination.finding destination.s3policy
+                        destination.s3settings
+destination.trial       errors destination.contract
+destination.examination errors reuse destination.contract destination.finding destination.trial
 temporary               errors
 label                   errors zipformat catalogue entry source destination.contract
                         destination.mark
@@ -165,6 +173,7 @@ entry
 keeper
 channel                 secrets events
 destinations            secrets saves jobs
+checkup                 includes saves jobs destinations
 commands                rights jobs
 sqlitecopy
 dumps                   includes
@@ -182,7 +191,7 @@ FOR_CTL = {
     f"storeletd.{name}"
     for name in (
         *("schedule", "values", "jobs", "jobfile", "jobdir", "simulation", "destinations"),
-        *("foreground", "includes", "dumps", "dumping"),
+        *("foreground", "includes", "dumps", "dumping", "checkup"),
     )
 }
 

@@ -9,10 +9,11 @@ All methods raise DestinationError, or UsageError where an option cannot be; not
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from storelet.destination.finding import Finding
 from storelet.errors import DestinationError
 from storelet.reuse import CopyLimits
 
@@ -151,6 +152,15 @@ class Destination(Protocol):
 
         What has come under an archive's name since it was found is never deleted, as far as the
         destination can tell. All are tried; then what kept any of them is raised.
+        """
+
+    def why_untried(self) -> str | None:
+        """Return why nothing can be written for a trial: it could not be deleted. None: it can."""
+
+    def examine_place(self, backup: str, made: Stored | None) -> Iterator[Finding]:
+        """Yield what only such a destination has to tell of how archives of `backup` fare there.
+
+        `made` is an archive that was made for a trial, and may be overwritten.
         """
 
 

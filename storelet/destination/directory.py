@@ -19,6 +19,8 @@ from pathlib import Path
 
 from storelet.destination.contract import CopyFailedError, Stored, Traffic, is_archive_of
 from storelet.destination.deletion import Failures, Files, delete_with_marks
+from storelet.destination.filesystem import examine_file_system
+from storelet.destination.finding import Finding
 from storelet.destination.mark import look_for_marks, mark_name, mark_text
 from storelet.errors import (
     ArchiveExistsError,
@@ -129,6 +131,14 @@ class Directory:
     def delete_archives(self, archives: Sequence[Stored]) -> None:
         """See the contract."""
         delete_with_marks(archives, self._delete_files)
+
+    def why_untried(self) -> None:
+        """See the contract: whatever is written here can be deleted."""
+
+    def examine_place(self, backup: str, made: Stored | None) -> Iterator[Finding]:
+        """See the contract."""
+        sizes = [each.size for each in self.list_archives(backup)]
+        yield from examine_file_system(self.path, sizes[-1] if sizes else None)
 
     def _delete_files(self, files: Files) -> Failures:
         failures = {}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -17,12 +17,15 @@ from typing import TYPE_CHECKING, Any
 from storelet.abandoned import take_abandoned
 from storelet.destination.contract import Stored, Traffic, is_archive_of
 from storelet.destination.deletion import delete_with_marks
+from storelet.destination.finding import Finding
 from storelet.destination.mark import look_for_marks, mark_name, mark_text
 from storelet.destination.s3client import ATTEMPTS, Bucket
 from storelet.destination.s3deletion import delete_files
 from storelet.destination.s3errors import translating
 from storelet.destination.s3lock import Lock, check_lock
 from storelet.destination.s3object import find_object, look_at, put_object, stored
+from storelet.destination.s3policy import make_policy
+from storelet.destination.s3settings import examine_bucket, find_default_lock
 from storelet.destination.s3upload import LIMITS, S3Upload, abort_upload
 from storelet.errors import ArchiveExistsError, DestinationError, UsageError
 from storelet.observer import report_moved
@@ -175,6 +178,43 @@ class S3:
     def delete_archives(self, archives: Sequence[Stored]) -> None:
         """See the contract; where the bucket keeps versions, a delete marker hides the archive."""
         delete_with_marks(archives, partial(delete_files, self._bucket, self.prefix))
+
+    def why_untried(self) -> str | None:
+        """See the contract."""
+        if self._lock is not None:
+            return "each archive is locked when it is written"
+        locked = find_default_lock(self._bucket)
+        return None if locked is None else f"{self} locks whatever is put there, for {locked}"
+
+    def examine_place(self, backup: str, made: Stored | None) -> Iterator[Finding]:
+        """See the contract."""
+        return examine_bucket(
+            self._bucket,
+            self.prefix,
+            self._start_of(backup),
+            self._upload_options,
+            self._lock,
+            made,
+        )
+
+    def least_policy(
+        self, backup: str, *, reads: bool = True, deletes: bool = True
+    ) -> dict[str, Any]:
+        """Return the least that a key must be allowed for the backup `backup`: an IAM policy.
+
+        Archives are read, and listed, in order to be copied from, verified and pruned; they are
+        deleted where a copy turns out wrong, and to be pruned. One that has to write alone needs
+        less. What `examine` asks for stands by itself. Raises UsageError.
+        """
+        return make_policy(
+            self.bucket,
+            self._start_of(backup),
+            self._upload_options,
+            partition=self._bucket.client.meta.partition,
+            is_locked=self._lock is not None,
+            reads=reads,
+            deletes=deletes,
+        )
 
     def _start_of(self, backup: str | None) -> str:
         return self.prefix if backup is None else f"{self.prefix}{backup}_"

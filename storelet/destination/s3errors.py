@@ -57,7 +57,9 @@ _PERMISSIONS = {
     "list versions in": "s3:ListBucketVersions",
     "mark an archive in": "s3:PutObject",
     "read": "s3:GetObject",
+    "read the lifecycle rules of": "s3:GetLifecycleConfiguration",
     "read the object lock of": "s3:GetBucketObjectLockConfiguration",
+    "read the versioning of": "s3:GetBucketVersioning",
     "read versions in": "s3:GetObjectVersion",
 }
 # Codes and words of stores that keep an object from being deleted for a time.
@@ -140,6 +142,7 @@ def translating(bucket: str, doing: str = "write to") -> Iterator[None]:
 def _translate(error: Exception, bucket: str, doing: str) -> StoreletError | None:
     from boto3.exceptions import Boto3Error
     from botocore import exceptions as boto
+    from botocore.parsers import ResponseParserError
 
     match error:
         case boto.ClientError():
@@ -179,9 +182,10 @@ def _translate(error: Exception, bucket: str, doing: str) -> StoreletError | Non
             # The value may be a key (SSECustomerKey): name the parameter only.
             said = re.sub(r"value: .*?(?=, type|$)", "its value", " ".join(str(error).split()))
             return UsageError(f"bucket {bucket}: {said}")
-        case KeyError():
+        case KeyError() | ResponseParserError():
+            lacks = f"its answer lacks {error}" if isinstance(error, KeyError) else "no XML comes"
             return DestinationError(
-                f"what answers for bucket {bucket} is no S3: its answer lacks {error}",
+                f"what answers for bucket {bucket} is no S3: {lacks}",
                 hint="check endpoint_url, and what is between",
             )
         case boto.BotoCoreError() | Boto3Error():

@@ -9,6 +9,7 @@
     restores    restore, verify
     prunes      prune
     jobfiles    validate, schema
+    doctor      doctor;   findings    what it found, as lines
     reach       what ARCHIVE means: archives, reached as the caller;   moments     JOB@2026-11-20
     client      HTTP on the control socket;   replies     the JSON that comes over it
     progress    a run while it is followed;   summaries   a run in words

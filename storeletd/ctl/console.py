@@ -49,6 +49,8 @@ _COLOURS = {
     "run": "green",
     "catch-up": "yellow",
     "cut short": "red",
+    "ok": "green",
+    "warning": "yellow",
     "success": "green",
     "verified": "green",
     "verify failed": "red",

@@ -65,7 +65,7 @@ def restore_database(
 
     opened = reach.archive(text)
     with translating():
-        dump = _find(reach.job_of(text, opened), opened, database)
+        dump = _find(reach.job_named(text, opened), opened, database)
         if isinstance(dump.place, IncludeSqlite):
             target = os.path.abspath(target or dump.place.sqlite)
             feed = _prepare_file(dump.place, Path(target), overwrite=overwrite)

@@ -215,7 +215,14 @@ class Reach:
         return CommandError(f"nothing {left}: {archive.problems[0]}", hint=hint)
 
     def job(self, name: str) -> Job:
-        """Return a job by its file, and set the environment that it gives.
+        """Return a job by its name; see `job_of`."""
+        path = self._find_file(name)
+        if path is None:
+            raise self._no_such(name)
+        return self.job_of(path)
+
+    def job_of(self, path: Path) -> Job:
+        """Return the job of a file, and set the environment that it gives.
 
         Credentials of the service can be resolved from then on.
         """
@@ -223,9 +230,6 @@ class Reach:
         from storeletd.jobfile import read_job
         from storeletd.jobs import JobFileError
 
-        path = self._find_file(name)
-        if path is None:
-            raise self._no_such(name)
         try:
             job = read_job(path)
         except JobFileError as error:
@@ -234,7 +238,7 @@ class Reach:
         set_environment(job)
         return job
 
-    def job_of(self, text: str, archive: storelet.OpenedArchive) -> Job:
+    def job_named(self, text: str, archive: storelet.OpenedArchive) -> Job:
         """Return the job of an archive that `text` named."""
         name = text.partition("@")[0]
         return self.job(name if self._find_file(name) else archive.backup or name)
