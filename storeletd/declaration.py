@@ -1,7 +1,7 @@
 """Declarations: what a job file says, where it says it, and what is wrong with that.
 
 The readers of YAML and of Python modules make a `Declaration`; `check_declaration` holds it to
-the settings' model and tells every problem in the file's own terms: its line, the key as written
+the settings' model and tells every problem in the file's own terms: its place, the key as written
 there, what was expected, the nearest known key, an example. No message shows a value, which may
 be a secret, but for the spelling of what YAML does not read as text.
 """
@@ -24,7 +24,7 @@ from storeletd.saves import SAVE_KINDS
 from storeletd.settings import SETTINGS_IN, CatchUp, Language, Settings
 from storeletd.values import TEXT_EXPECTED
 
-__all__ = ["Declaration", "Key", "check_declaration", "find_near"]
+__all__ = ["Declaration", "Key", "Mark", "check_declaration", "find_near"]
 
 Key = tuple[str | int, ...]  # of a setting: ("include", 1, "directory")
 
@@ -49,6 +49,14 @@ _EXPECTATIONS = {
 _LIMITS = {"greater_than_equal", "less_than_equal"}
 
 
+class Mark(NamedTuple):
+    """Where a setting, or an item of a list, stands in a file."""
+
+    line: int
+    column: int  # of its key, characters from 1
+    value: int | None = None  # column of its value, where that begins in the same line
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Declaration:
     """What a job file says."""
@@ -56,18 +64,25 @@ class Declaration:
     file: str
     language: Language
     values: Mapping[str, object]  # by the settings' names, whatever the language
-    lines: Mapping[Key, int]
+    marks: Mapping[Key, Mark]
     spellings: Mapping[Key, str]  # of YAML's values that are no text
     problems: tuple[JobProblem, ...]  # found by the reader
 
-    def problem(self, key: Key, message: str, hint: str | None = None) -> JobProblem:
-        """Make a problem with the line of `key`, or of the innermost thing around it."""
-        places = [
-            self.lines[key[:end]] for end in range(len(key), 0, -1) if key[:end] in self.lines
-        ]
+    def problem(
+        self, key: Key, message: str, hint: str | None = None, *, of_key: bool = False
+    ) -> JobProblem:
+        """Make a problem with the place of the value at `key`, or of the key (`of_key`).
+
+        Where there is no such key it is that of the innermost thing around it.
+        """
+        ends = (end for end in range(len(key), 0, -1) if key[:end] in self.marks)
+        end = next(ends, 0)
+        mark = self.marks.get(key[:end])
+        value = None if mark is None or of_key or end < len(key) else mark.value
         return JobProblem(
             file=self.file,
-            line=places[0] if places else None,
+            line=mark and mark.line,
+            column=mark and (value or mark.column),
             key=format_key(key, self.language) or None,
             message=message,
             hint=hint,
@@ -75,9 +90,14 @@ class Declaration:
 
 
 def format_key(key: Key, language: Language) -> str:
-    """Write a key as messages have it: `include[1].directory`, or `ENVIRONMENT.PGHOST`."""
+    """Write a key as messages have it: `include[1].directory`, or `ENVIRONMENT.PGHOST`.
+
+    What follows a colon was to be a value: of `{access_key:AKIA…}` YAML makes a key.
+    """
     text = ""
     for step in key:
+        if isinstance(step, str) and ":" in step:
+            step = f"{step.partition(':')[0]}:…"
         text += f"[{step}]" if isinstance(step, int) else f".{step}" if text else step
     head, dot, rest = text.partition(".")
     return f"{head.upper()}{dot}{rest}" if language == "python" else text
@@ -96,7 +116,7 @@ def check_declaration(declaration: Declaration) -> tuple[Settings | None, list[J
     except ValidationError as error:
         problems += _translate(declaration, error)
         settings = None
-    problems.sort(key=lambda problem: problem.line or 0)
+    problems.sort(key=lambda problem: (problem.line or 0, problem.column or 0))
     return settings, problems
 
 
@@ -126,7 +146,8 @@ def _translate(declaration: Declaration, error: ValidationError) -> list[JobProb
         if detail["type"] == "too_short" and _value_at(declaration, place.key):
             continue  # pydantic counts the good items only, and each bad one has its own error
         message, hint = _explain(declaration, place, detail)
-        problem = declaration.problem(place.key, message, hint)
+        is_unknown = detail["type"] == "extra_forbidden"
+        problem = declaration.problem(place.key, message, hint, of_key=is_unknown)
         if problem.key not in said:
             problems.append(problem)
     return problems

@@ -105,7 +105,7 @@ def parse_job(path: Path, data: bytes) -> Job:
         language=language,
         settings=settings,
         source=source,
-        lines={str(key[0]): line for key, line in declaration.lines.items() if len(key) == 1},
+        lines={str(key[0]): at.line for key, at in declaration.marks.items() if len(key) == 1},
     )
 
 
@@ -146,8 +146,13 @@ def _decode(path: Path, data: bytes) -> str:
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        problem = JobProblem(file=str(path), line=line, message="not UTF-8 text")
+        before = data[: error.start].decode("utf-8-sig")
+        problem = JobProblem(
+            file=str(path),
+            line=before.count("\n") + 1,
+            column=len(before) - before.rfind("\n"),
+            message="not UTF-8 text",
+        )
         raise JobFileError([problem]) from error
 
 

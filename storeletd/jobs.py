@@ -48,6 +48,7 @@ class JobProblem:
 
     file: str
     line: int | None = None
+    column: int | None = None  # characters, from 1; of the value where that is what is wrong
     key: str | None = None  # the setting: `include[1].directory`
     message: str
     hint: str | None = None

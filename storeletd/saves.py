@@ -125,7 +125,9 @@ class SaveS3(SettingsModel):
     )
     region_name: Text | None = setting("Region of the bucket.", "eu-central-1")
     endpoint_url: Url | None = setting(
-        "Where the store is, if it is not Amazon's.", "https://s3.example.org"
+        "Where the store is, if it is not Amazon's.",
+        "https://s3.example.org",
+        repr=False,  # one that is wrong may have a password in it
     )
     use_ssl: StrictBool | None = setting("Speak TLS; endpoint_url says it by itself.", True)
     verify: Verify | None = setting(

@@ -1,4 +1,4 @@
-"""YAML job files: their text as values, with the line of each key.
+"""YAML job files: their text as values, with the place of each key.
 
 Owns what YAML allows and a job file does not: anchors, tags, duplicate keys, values that are
 left empty, numbers in another base (12:30 is 750 in YAML 1.1). Which settings there are is not
@@ -8,13 +8,17 @@ known here. Nothing is constructed but text, numbers, true and false.
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
 import yaml
 
-from storeletd.declaration import Declaration, Key, format_key
+from storeletd.declaration import Declaration, Key, Mark, format_key
 from storeletd.jobs import JobFileError, JobProblem
 
-__all__ = ["read_yaml"]
+if TYPE_CHECKING:
+    _Mark = yaml.Mark | yaml._yaml.Mark  # of the loader in Python, and of libyaml's
+
+__all__ = ["compose_yaml", "read_yaml"]
 
 # libyaml where PyYAML was built with it: ten times as fast
 _LOADER: type[yaml.SafeLoader | yaml.CSafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -27,6 +31,28 @@ _QUOTES = "put the value in quotes"
 
 def read_yaml(text: str, file: str) -> Declaration:
     """Read a job file in YAML. Raises JobFileError where it is no YAML at all."""
+    node = compose_yaml(text, file)
+    if node is None or node.tag == f"{_TAG}null":
+        raise JobFileError(
+            [JobProblem(file=file, message="empty: expected schedule, include and save")]
+        )
+    if not isinstance(node, yaml.MappingNode):
+        message = "expected settings, such as `schedule: manual`"
+        raise JobFileError([_problem(node.start_mark, file, message)])
+    reader = _Reader(file)
+    values = reader.read(node, ())
+    return Declaration(
+        file=file,
+        language="yaml",
+        values=values if isinstance(values, dict) else {},
+        marks=reader.marks,
+        spellings=reader.spellings,
+        problems=tuple(reader.problems),
+    )
+
+
+def compose_yaml(text: str, file: str) -> yaml.Node | None:
+    """Return the nodes of a job file; None where it is empty. Raises JobFileError."""
     try:
         problems = _find_refused(text, file)
         node = None if problems else yaml.compose(text, Loader=_LOADER)
@@ -34,23 +60,7 @@ def read_yaml(text: str, file: str) -> Declaration:
         raise JobFileError([_explain_error(error, text, file)]) from None  # it may quote the text
     if problems:
         raise JobFileError(problems)
-    if node is None or node.tag == f"{_TAG}null":
-        raise JobFileError(
-            [JobProblem(file=file, message="empty: expected schedule, include and save")]
-        )
-    if not isinstance(node, yaml.MappingNode):
-        message = "expected settings, such as `schedule: manual`"
-        raise JobFileError([JobProblem(file=file, line=_line(node), message=message)])
-    reader = _Reader(file)
-    values = reader.read(node, ())
-    return Declaration(
-        file=file,
-        language="yaml",
-        values=values if isinstance(values, dict) else {},
-        lines=reader.lines,
-        spellings=reader.spellings,
-        problems=tuple(reader.problems),
-    )
+    return node
 
 
 def _find_refused(text: str, file: str) -> list[JobProblem]:
@@ -60,37 +70,39 @@ def _find_refused(text: str, file: str) -> list[JobProblem]:
     """
     problems, depth = [], 0
     for event in yaml.parse(text, Loader=_LOADER):
-        line = _line(event)
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
         if depth > _DEEPEST:
-            return [JobProblem(file=file, line=line, message="nested too deeply")]
+            return [_problem(event.start_mark, file, "nested too deeply")]
         if isinstance(event, yaml.NodeEvent) and event.anchor is not None:
             message = "anchors (&) and aliases (*) are not allowed in job files"
             hint = f"{_QUOTES}, if it is text that begins with & or *"
-            problems.append(JobProblem(file=file, line=line, message=message, hint=hint))
+            problems.append(_problem(event.start_mark, file, message, hint))
     return problems
 
 
 def _explain_error(error: yaml.YAMLError, text: str, file: str) -> JobProblem:
     if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
         position = getattr(error, "position", 0)  # a ReaderError: a character that is not allowed
-        line = text.encode()[:position].count(b"\n") + 1
+        before = text.encode()[:position].decode(errors="ignore")
         reason = getattr(error, "reason", "it cannot be read")
-        return JobProblem(file=file, line=line, message=f"no valid YAML: {reason}")
+        return JobProblem(
+            file=file,
+            line=before.count("\n") + 1,
+            column=len(before) - before.rfind("\n"),
+            message=f"no valid YAML: {reason}",
+        )
     what = " ".join(part for part in (error.context, error.problem) if part)
-    line, began = error.problem_mark.line, error.context_mark
-    if began is not None and began.line != line:
+    at, began = error.problem_mark, error.context_mark
+    if began is not None and not text[at.index :].strip():
+        at = began  # what has no end: nothing is to be seen there
+    elif began is not None and began.line != at.line:
         what += f"; it began in line {began.line + 1}"
-    hints = [_explain_character(text, mark) for mark in (error.problem_mark, began) if mark]
-    return JobProblem(
-        file=file,
-        line=line + 1,
-        message=f"no valid YAML: {what}",
-        hint=next((hint for hint in hints if hint), None),
-    )
+    hints = [_explain_character(text, mark) for mark in (at, began) if mark]
+    hint = next((hint for hint in hints if hint), None)
+    return _problem(at, file, f"no valid YAML: {what}", hint)
 
 
 def _explain_character(text: str, mark: yaml.Mark) -> str | None:
@@ -105,10 +117,10 @@ def _explain_character(text: str, mark: yaml.Mark) -> str | None:
 
 
 class _Reader:
-    """Turns nodes into values, and collects lines and problems on the way."""
+    """Turns nodes into values, and collects marks and problems on the way."""
 
     def __init__(self, file: str) -> None:
-        self.lines: dict[Key, int] = {}
+        self.marks: dict[Key, Mark] = {}
         self.spellings: dict[Key, str] = {}
         self.problems: list[JobProblem] = []
         self._file = file
@@ -133,17 +145,17 @@ class _Reader:
             name = name_node.value
             inner = (*key, name)
             if name in values:
-                first = self.lines[inner]
+                first = self.marks[inner].line
                 self._refuse(name_node, inner, f"a second time: it is in line {first} already")
                 continue
-            self.lines[inner] = _line(name_node)
+            self.marks[inner] = _mark(name_node, value_node)
             values[name] = self.read(value_node, inner)
         return values
 
     def _read_sequence(self, node: yaml.SequenceNode, key: Key) -> list[object]:
         values = []
         for index, item in enumerate(node.value):
-            self.lines[(*key, index)] = _line(item)
+            self.marks[(*key, index)] = _mark(item, item)
             values.append(self.read(item, (*key, index)))
         return values
 
@@ -170,17 +182,18 @@ class _Reader:
                 return self._refuse(node, key, "expected no tag", _QUOTES)
 
     def _refuse(self, node: yaml.Node, key: Key, message: str, hint: str | None = None) -> object:
-        self.problems.append(
-            JobProblem(
-                file=self._file,
-                line=_line(node),
-                key=format_key(key, "yaml") or None,
-                message=message,
-                hint=hint,
-            )
-        )
+        name = format_key(key, "yaml") or None
+        self.problems.append(_problem(node.start_mark, self._file, message, hint, name))
         return str(node.value)
 
 
-def _line(where: yaml.Node | yaml.Event) -> int:
-    return where.start_mark.line + 1 if where.start_mark else 1
+def _mark(key: yaml.Node, value: yaml.Node) -> Mark:
+    at, after = key.start_mark, value.start_mark
+    return Mark(at.line + 1, at.column + 1, after.column + 1 if after.line == at.line else None)
+
+
+def _problem(
+    at: _Mark | None, file: str, message: str, hint: str | None = None, key: str | None = None
+) -> JobProblem:
+    line, column = (at.line + 1, at.column + 1) if at else (None, None)
+    return JobProblem(file=file, line=line, column=column, key=key, message=message, hint=hint)

@@ -127,6 +127,7 @@ yamlfile                declaration jobs
 modulefile              declaration jobs settings
 jobfile                 declaration jobs settings yamlfile modulefile
 jobdir                  trust jobs jobfile
+masking                 secrets settings jobs yamlfile modulefile jobfile
 planner                 schedule
 schema
 database                schema
@@ -191,7 +192,7 @@ FOR_CTL = {
     f"storeletd.{name}"
     for name in (
         *("schedule", "values", "jobs", "jobfile", "jobdir", "simulation", "destinations"),
-        *("foreground", "includes", "dumps", "dumping", "checkup"),
+        *("foreground", "includes", "dumps", "dumping", "checkup", "masking"),
     )
 }
 

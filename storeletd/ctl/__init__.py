@@ -6,9 +6,9 @@
     oneshot     run
     times       next, calendar
     archives    archives, files, find, dump, diff
-    restores    restore, verify
+    restores    restore, verify;   databases   restore --database
     prunes      prune
-    jobfiles    validate, schema
+    jobfiles    validate, schema;   excerpts   a line with a caret under a place in it
     doctor      doctor;   findings    what it found, as lines
     reach       what ARCHIVE means: archives, reached as the caller;   moments     JOB@2026-11-20
     client      HTTP on the control socket;   replies     the JSON that comes over it

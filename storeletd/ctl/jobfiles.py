@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -11,16 +12,19 @@ import click
 
 from storeletd.ctl import console
 from storeletd.ctl.arguments import jobs_option
-from storeletd.ctl.console import colour, print_line
+from storeletd.ctl.console import colour, print_all, print_line
+from storeletd.ctl.excerpts import draw_excerpt
 from storeletd.ctl.formats import escape
 from storeletd.ctl.invocation import json_option
 
 if TYPE_CHECKING:
     from storeletd.jobs import Job, JobProblem
+    from storeletd.masking import MaskedFile
 
 __all__ = ["schema", "validate"]
 
 _INVALID = 78
+_PIPE_WIDTH = 160  # of what is shown of a line where there is no terminal
 
 
 @click.command()
@@ -30,8 +34,9 @@ _INVALID = 78
 def validate(files: Sequence[Path], directory: Path, as_json: bool) -> int:
     """Check job files, given ones or a whole directory. Needs no daemon.
 
-    Prints every problem; exit code 78 says that there are any. A directory is checked as the
-    daemon would: owners, modes and names that two files share, too.
+    Prints every problem with its line, in which *** stands for what may be a secret; exit code 78
+    says that there are any. A directory is checked as the daemon would: owners, modes and names
+    that two files share, too.
     """
     jobs, problems = _read_files(files) if files else _read_directory(directory)
     if as_json:
@@ -69,14 +74,34 @@ def _read_directory(directory: Path) -> tuple[Sequence[Job], Sequence[JobProblem
 
 
 def _print_findings(jobs: Sequence[Job], problems: Sequence[JobProblem]) -> None:
+    from storeletd.masking import mask_file
+
     for job in jobs:
         print_line(f"{escape(job.path)}: ok")
+    files = {each.file: mask_file(Path(each.file)) for each in problems if each.line}
     for problem in problems:
-        print_line(colour(escape(str(problem)), "broken"))
+        print_line(colour(_describe(problem), "broken"))
+        print_all(_quote(problem, files.get(problem.file)))
         if problem.hint:
             print_line(f"  Try: {escape(problem.hint)}")
     if not jobs and not problems:
         console.print_remark("no job files")
+
+
+def _describe(problem: JobProblem) -> str:
+    place = (problem.file, problem.line, problem.column)
+    at = ":".join(str(each) for each in place if each is not None)
+    return escape(": ".join(each for each in (at, problem.key, problem.message) if each))
+
+
+def _quote(problem: JobProblem, file: MaskedFile | None) -> Sequence[str]:
+    """Return the line where the problem is, and where in it."""
+    if file is None or problem.line is None or problem.column is None:
+        return ()
+    line, at = file.show(problem.line, problem.column)
+    width = shutil.get_terminal_size().columns if console.is_terminal() else _PIPE_WIDTH
+    shown, caret = draw_excerpt(problem.line, line, at, width=width)
+    return shown, colour(caret, "broken")
 
 
 @click.command()

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from storeletd.ctl import console
 from storeletd.ctl.formats import escape
 
-__all__ = ["Column", "align_cells", "align_rows", "print_table"]
+__all__ = ["Column", "align_cells", "align_rows", "print_table", "width_of"]
 
 _GAP = "  "
 
@@ -51,7 +51,7 @@ def align_rows(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> list
 
 def align_cells(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> list[list[str]]:
     """Return the rows with every cell filled up to the width of its column."""
-    widths = [max(_width(row[at]) for row in rows) for at in range(len(columns))] if rows else []
+    widths = [max(width_of(row[at]) for row in rows) for at in range(len(columns))] if rows else []
     return [
         [
             _fill(cell, width, right=column.right)
@@ -62,11 +62,11 @@ def align_cells(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> lis
 
 
 def _fill(cell: str, width: int, *, right: bool) -> str:
-    room = " " * (width - _width(cell))
+    room = " " * (width - width_of(cell))
     return room + cell if right else cell + room
 
 
-def _width(text: str) -> int:
+def width_of(text: str) -> int:
     """Return how many columns of a terminal a text takes: letters of some scripts take two."""
     if text.isascii():
         return len(text)

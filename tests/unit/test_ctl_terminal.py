@@ -16,38 +16,9 @@ import pytest
 import storelet
 from storeletd.ctl.meter import Meter
 from tests.helpers import CLONE
+from tests.terminal import read_terminal, show, spawn
 
 _CELLS = re.compile(r" {2,}")
-
-
-def spawn(*arguments: str, output: int, errors: int) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        # A shell's background jobs ignore SIGINT, and so would what such a test run starts.
-        ["env", "--default-signal=INT", sys.executable, "-m", "storeletd.ctl", *arguments],
-        cwd=CLONE,
-        env={"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "TERM": "xterm", "COLUMNS": "80"},
-        stdin=subprocess.DEVNULL,
-        stdout=output,
-        stderr=errors,
-    )
-
-
-def show(*arguments: str) -> str:
-    """Return what storeletctl writes to a terminal, without its colours."""
-    master, slave = pty.openpty()
-    with spawn(*arguments, output=slave, errors=slave) as process:
-        os.close(slave)
-        shown = b"".join(iter(lambda: _read(master), b""))
-        process.wait(60)
-    os.close(master)
-    return re.sub(r"\x1b\[[0-9;]*m", "", shown.decode()).replace("\r\n", "\n")
-
-
-def _read(master: int) -> bytes:
-    try:
-        return os.read(master, 65536)
-    except OSError:  # the other end is closed
-        return b""
 
 
 @pytest.fixture
@@ -141,7 +112,7 @@ def test_a_restore_that_is_interrupted_says_how_it_goes_on(
         while b"of 1 file" not in shown:
             shown += os.read(master, 65536)
         process.send_signal(signal.SIGINT)
-        while _read(master):
+        while read_terminal(master):
             pass
         assert process.stderr is not None
         said = process.stderr.read().decode()

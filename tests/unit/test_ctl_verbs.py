@@ -190,13 +190,21 @@ def test_validate_prints_every_problem_and_ends_with_78(tmp_path: Path) -> None:
     broken.write_text(BROKEN)
     done = ctl("validate", str(broken), str(missing))
     assert done.returncode == 78
-    assert f"{broken}:1: schedule: " in done.stdout
-    assert f"{broken}:3: sav: " in done.stdout
-    assert f"{missing}: " in done.stdout
+    assert done.stdout.splitlines() == [
+        f'{broken}:1:11: schedule: "61 2 * * *": minute "61": expected 0-59',
+        '    1 | schedule: "61 2 * * *"',
+        "      |           ^",
+        '  Try: for example schedule: "30 2 * * *"',
+        f"{broken}:3:1: sav: unknown key, did you mean save?",
+        "    3 | sav: [{***: ***}]",
+        "      | ^",
+        f"{missing}: no such file",
+    ]
     done = ctl("validate", str(broken), "--json")
     problems = json.loads(done.stdout)["problems"]
     assert done.returncode == 78
-    assert {(each["line"], each["key"]) for each in problems} >= {(1, "schedule"), (3, "sav")}
+    places = [(each["line"], each["column"], each["key"]) for each in problems]
+    assert places == [(1, 11, "schedule"), (3, 1, "sav")]
     assert all(each["file"] == str(broken) for each in problems)
 
 
