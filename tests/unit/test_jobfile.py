@@ -19,6 +19,9 @@ save: [{directory: /mnt/backups}]
 """
 
 
+KINDS = "directory, file, new_dir, command, postgresql, mariadb, mysql, sqlite, mongodb"
+
+
 def write(directory: Path, name: str, text: str) -> Path:
     path = directory / name
     path.write_text(textwrap.dedent(text))
@@ -195,8 +198,8 @@ def test_every_error_of_a_yaml_job_is_told_at_once_with_line_and_key(path: Path)
         " `..`",
         ("include[2].run", 14): "missing",
         ("include[3].directry", 15): "unknown key, did you mean directory?",
-        ("include[4]", 16): "expected a mapping with one of directory, file, new_dir",
-        ("include[5].file", 18): "expected exactly one of directory, file, new_dir in an item",
+        ("include[4]", 16): f"expected a mapping with one of {KINDS}",
+        ("include[5].file", 18): f"expected exactly one of {KINDS} in an item",
         ("include[5].name", 19): 'expected text, but YAML reads on as true or false: write "on"',
         ("include[6].run[2]", 21): 'expected text, but YAML reads 10 as a number: write "10"',
         ("save[0].s3", 23): "expected the name of a bucket alone; a path goes into `prefix`",

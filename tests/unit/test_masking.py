@@ -8,10 +8,11 @@ from typing import get_args
 
 import pytest
 
-from storeletd.items import INCLUDE_KINDS, SAVE_KINDS
+from storeletd.includes import INCLUDE_KINDS
 from storeletd.jobfile import read_job
 from storeletd.jobs import JobFileError
 from storeletd.masking import mask_file
+from storeletd.saves import SAVE_KINDS
 from storeletd.settings import YamlSettings
 from storeletd.values import Command
 
