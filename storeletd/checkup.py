@@ -13,7 +13,15 @@ from typing import Any
 
 import storelet
 from storeletd.destinations import make_destinations, resolve_password
-from storeletd.includes import IncludeDirectory, IncludeFile, IncludeNewDir
+from storeletd.dumping import ask, open_server
+from storeletd.includes import (
+    IncludeCommand,
+    IncludeDirectory,
+    IncludeFile,
+    IncludeNewDir,
+    IncludeSqlite,
+    Server,
+)
 from storeletd.jobs import Job
 from storeletd.saves import SaveS3
 
@@ -30,8 +38,13 @@ def check_up(job: Job) -> Iterator[tuple[str, storelet.Finding]]:
                 yield "sources", examine_source(source.directory, is_directory=True)
             case IncludeFile():
                 yield "sources", examine_source(source.file, is_directory=False)
-            case IncludeNewDir() if not isinstance(source.run, str):
-                yield "sources", _examine_command(source.run[0])
+            case IncludeSqlite():
+                yield "sources", examine_source(source.sqlite, is_directory=False)
+            case IncludeNewDir(run=command) | IncludeCommand(command=command):
+                if not isinstance(command, str):
+                    yield "sources", _examine_command(command[0])
+            case _:
+                yield from (("sources", each) for each in _examine_server(job, source))
     yield from (("secrets", each) for each in _examine_secrets(job))
     destinations, failures = make_destinations(job)
     for failure in failures:
@@ -91,6 +104,27 @@ def _examine_command(program: str) -> storelet.Finding:
             hint="say its whole path",
         )
     return storelet.Finding(check="command", state="ok", message=found)
+
+
+def _examine_server(job: Job, server: Server) -> Iterator[storelet.Finding]:
+    """See whether a database server answers, and has the databases that are to be dumped."""
+    try:
+        opened = open_server(job, server)
+        calls = {each: opened.tools.find(each) for each in opened.databases or ()}
+        if opened.databases is None:
+            calls = {"all": opened.tools.find_all()}
+        for name, call in calls.items():
+            message = f"{opened.kind}, database {name}" if opened.databases else opened.kind
+            if call is None:
+                hint = "a run will show whether it is there"
+                yield storelet.Finding(check="database", state="note", message=message, hint=hint)
+            elif ask(opened.starter, call).strip():
+                yield storelet.Finding(check="database", state="ok", message=message)
+            else:
+                missing = storelet.SourceMissingError(f"{opened.kind} has no database {name}")
+                yield _fail("database", missing)
+    except storelet.StoreletError as error:
+        yield _fail("database", error)
 
 
 def _examine_secrets(job: Job) -> Iterator[storelet.Finding]:

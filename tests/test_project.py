@@ -174,11 +174,11 @@ entry
 keeper
 channel                 secrets events
 destinations            secrets saves jobs
-checkup                 includes saves jobs destinations
 commands                rights jobs
 sqlitecopy
 dumps                   includes
 dumping                 rights includes secrets jobs commands dumps
+checkup                 includes saves jobs destinations dumping
 hooks                   jobs order commands
 pinging                 secrets jobs order
 steps                   rights includes settings jobs destinations commands dumping

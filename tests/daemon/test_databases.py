@@ -344,6 +344,18 @@ def test_the_tools_run_as_the_user_that_the_job_says(
     assert (result.returncode, result.stderr) == (0, "")
 
 
+def test_doctor_says_whether_a_database_is_there(server: DatabaseServer, jobs: Jobs) -> None:
+    kind = "postgresql" if isinstance(server, PostgreSQL) else "mariadb"
+    jobs.write(jobs.item(server, ["shop", "nosuch"]), jobs.item(server, "all", name="x"))
+    result = jobs.ctl("doctor", "db", "--jobs", jobs.directory)
+    assert result.returncode == 1
+    assert f"{kind}, database shop" in result.stdout
+    assert f"{kind} has no database nosuch" in result.stdout
+    jobs.secret.write_text("another")
+    result = jobs.ctl("doctor", "db", "--jobs", jobs.directory)
+    assert "password authentication failed" in result.stdout or "Access denied" in result.stdout
+
+
 # SQLite
 
 
