@@ -68,9 +68,9 @@ def describe_message(message: Message) -> dict[str, Any]:
             return describe_run(message.data)
         case Logged(level=level, message=text):
             return {"level": logging.getLevelName(level), "message": text}
-        case Progress(bytes_read=read, current=current):
+        case Progress(bytes_read=read, bytes_sent=sent, current=current):
             files = _describe_files(message.data)
-            return {"files": files, "bytes": {"read": read}, "current": current}
+            return {"files": files, "bytes": {"read": read, "sent": sent}, "current": current}
 
 
 def _describe_figures(run: Run) -> dict[str, Any]:

@@ -12,7 +12,8 @@
     doctor      doctor;   findings    what it found, as lines
     reach       what ARCHIVE means: archives, reached as the caller;   moments     JOB@2026-11-20
     client      HTTP on the control socket;   replies     the JSON that comes over it
-    progress    a run while it is followed;   summaries   a run in words
+    progress    a run while it is followed;   forecast    how long it will take
+    summaries   a run in words
     meter       a restore while it goes on
     console     what is written, and where;   tables, formats   rows, times, sizes as text
 

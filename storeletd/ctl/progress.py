@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
 from storeletd.ctl import console
 from storeletd.ctl.console import CommandError
+from storeletd.ctl.forecast import Forecast
 from storeletd.ctl.formats import (
     describe_bytes,
     describe_count,
+    describe_span,
     escape,
     shorten_path,
 )
@@ -99,9 +101,12 @@ def show_event(display: Display, name: str, data: Any) -> None:
             display.show_line(data["level"], data["message"])
 
 
-def open_display(run: Run, *, live: bool, lines: bool) -> Display:
-    """Return a line that lives (for a terminal) or nothing; `lines` adds the run's own lines."""
-    return _LiveDisplay(run, lines=lines) if live else _PlainDisplay(lines=lines)
+def open_display(run: Run, *, live: bool, lines: bool, basis: Run | None = None) -> Display:
+    """Return a line that lives (for a terminal) or nothing; `lines` adds the run's own lines.
+
+    `basis` is the earlier run, if any, that tells how long this one takes.
+    """
+    return _LiveDisplay(run, lines=lines, basis=basis) if live else _PlainDisplay(lines=lines)
 
 
 class _PlainDisplay:
@@ -131,14 +136,18 @@ class _PlainDisplay:
 class _LiveDisplay:
     """Keeps one line at the bottom of the terminal up to date."""
 
-    def __init__(self, run: Run, *, lines: bool) -> None:
+    def __init__(self, run: Run, *, lines: bool, basis: Run | None) -> None:
         from rich.live import Live
 
         self._run = run
         self._lines = lines
         self._progress = Progress(
-            files=Files(seen=0, reused=0, read=0, skipped=0), bytes=BytesSoFar(read=0), current=None
+            files=Files(seen=0, reused=0, read=0, skipped=0),
+            bytes=BytesSoFar(read=0, sent=0),
+            current=None,
         )
+        self._forecast = None if basis is None else Forecast(basis)
+        self._begun = time.monotonic()
         self._samples = deque([(time.monotonic(), 0)])  # of (seconds, bytes read)
         self._console = console.open_terminal()
         self._live = Live(
@@ -147,6 +156,7 @@ class _LiveDisplay:
 
     def show_state(self, run: Run) -> None:
         self._run = run
+        self._begun = time.monotonic()
 
     def show_progress(self, progress: Progress) -> None:
         self._progress = progress
@@ -154,6 +164,8 @@ class _LiveDisplay:
         self._samples.append((now, progress["bytes"]["read"]))
         while len(self._samples) > 2 and self._samples[1][0] < now - _SPEED_SECONDS:
             self._samples.popleft()
+        if self._forecast is not None:
+            self._forecast.see(progress, now - self._begun)
 
     def show_line(self, level: str, message: str) -> None:
         from rich.text import Text
@@ -188,6 +200,11 @@ class _LiveDisplay:
             describe_bytes(progress["bytes"]["read"]),
             f"{describe_bytes(self._bytes_per_second())}/s",
         ]
+        left = self._forecast.left(time.monotonic() - self._begun) if self._forecast else None
+        if left is not None:
+            cells.append(f"{describe_span(left)} left")
+        if progress["bytes"]["sent"]:
+            cells.append(f"{describe_bytes(progress['bytes']['sent'])} sent")
         cells += [f"{files[what]:,} {what}" for what in _WHERE_ANY if files[what]]
         line = "  ".join(cells)
         room = self._console.width - len(line) - 2

@@ -203,9 +203,10 @@ class Reload(TypedDict):
 
 
 class BytesSoFar(TypedDict):
-    """The bytes a run has read from sources so far."""
+    """The bytes a run has moved so far."""
 
-    read: int
+    read: int  # from sources
+    sent: int  # to destinations
 
 
 class Progress(TypedDict):

@@ -106,10 +106,13 @@ def _start_runs(
 
 def follow(client: Client, run: Run, *, verbose: bool, as_json: bool) -> Run:
     """Follow a run to its end and say how it ended; with `as_json` only return it."""
+    from storeletd.ctl.forecast import find_basis
     from storeletd.ctl.progress import follow_run, open_display
 
     live = console.is_terminal() and not as_json
-    run = follow_run(client, run, open_display(run, live=live, lines=verbose and not as_json))
+    basis = find_basis(client.runs(run["job"], limit=_LOOK_BACK)) if live else None
+    display = open_display(run, live=live, lines=verbose and not as_json, basis=basis)
+    run = follow_run(client, run, display)
     if as_json:
         return run
     print_outcome(run)

@@ -1,0 +1,99 @@
+"""What people see of a real storeletd on a terminal."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from storeletd.database import Database
+from storeletd.events import SavedArchive
+from storeletd.history import History
+from tests.helpers import Daemon, wait_for
+from tests.terminal import read_terminal, spawn
+
+WriteJob = Callable[..., None]
+
+
+@pytest.fixture
+def write_job(daemon: Daemon, job_dir: Path, tree: Path, destination: Path) -> WriteJob:
+    """Return what writes a job that saves `tree` and loads it."""
+
+    def write(name: str, **more: object) -> None:
+        job = {
+            "schedule": "manual",
+            "include": [{"directory": str(tree)}],
+            "save": [{"directory": str(destination)}],
+            **more,
+        }
+        (job_dir / f"{name}.yaml").write_text(json.dumps(job))
+        daemon.ctl("reload")
+
+    return write
+
+
+def remember(daemon: Daemon, job: str, *, took: float, reused: int, files: int = 10) -> None:
+    """Put a good backup into the history of a daemon that is stopped."""
+    now = datetime.now(UTC)
+    archive = SavedArchive(
+        url="/nowhere/x.zip", bytes=2000, bytes_reused=1000, bytes_sent=1000, requests=1
+    )
+    with closing(Database(daemon.state / "history.sqlite")) as database:
+        history = History(database)
+        run = history.begin(job=job, cause="schedule", due=None, now=now)
+        run = history.start(run, now=now - timedelta(seconds=took))
+        run = replace(run, state="finished", outcome="success", exit_code=0, finished_at=now)
+        run = replace(run, files=files, bytes_read=1000, reused=reused, archives=(archive,))
+        history.finish(run)
+
+
+@contextmanager
+def following(daemon: Daemon, *arguments: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """Run storeletctl on a terminal beside the test: the process and the terminal."""
+    master, slave = pty.openpty()
+    options = ("--socket", str(daemon.socket))
+    with spawn(*options, *arguments, output=slave, errors=slave, COLUMNS="80") as process:
+        os.close(slave)
+        try:
+            yield process, master
+        finally:
+            process.kill()
+            os.close(master)
+
+
+def read_until(master: int, pattern: str) -> str:
+    """Return what is written to the terminal until something is there."""
+    shown = b""
+    while not re.search(pattern, shown.decode(errors="replace")):
+        chunk = read_terminal(master)
+        assert chunk, shown
+        shown += chunk
+    return shown.decode()
+
+
+@pytest.mark.parametrize(("reused", "is_told"), [(90, True), (0, False)])
+def test_a_run_says_how_long_it_takes_as_the_last_one_tells(
+    daemon: Daemon, write_job: WriteJob, tmp_path: Path, reused: int, is_told: bool
+) -> None:
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    daemon.stop()
+    remember(daemon, "website", took=600, reused=reused)
+    daemon.start()
+    write_job("website", before=f"cat {gate}")
+    with following(daemon, "run-now", "website") as (process, master):
+        wait_for(lambda: any("cat" in each for each in daemon.processes()))
+        shown = read_until(master, "website  0 files.*\r\x1b")
+        assert ("  9m left" in shown) is is_told
+        gate.write_text("go\n")
+        read_until(master, r"website: \S*success")
+        assert process.wait(10) == 0
