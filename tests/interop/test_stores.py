@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -18,6 +19,7 @@ from storelet.destination.contract import Destination
 from storelet.destination.s3upload import PART_BYTES
 from tests.helpers import Bucket
 from tests.interop.readers import READERS, Found, look
+from tests.manual import blocks_of, chapter_of
 from tests.servers import STRANGER, Server
 
 # What a store does otherwise than Amazon S3, by store and test. Such a test is xfail, and strict:
@@ -301,3 +303,11 @@ def test_data_that_its_checksum_does_not_fit_are_refused(asked: Bucket) -> None:
     code = code_of(put, Bucket=asked.name, Key="wrong", Body=b"data", ChecksumCRC32=wrong)
     assert code == "BadDigest"
     assert asked.keys() == []
+
+
+def test_a_bucket_takes_the_rules_of_the_manual(asked: Bucket) -> None:
+    (text,) = blocks_of(chapter_of("Destinations"), "json")
+    rules = json.loads(text)
+    asked.client.put_bucket_lifecycle_configuration(Bucket=asked.name, LifecycleConfiguration=rules)
+    kept = asked.client.get_bucket_lifecycle_configuration(Bucket=asked.name)
+    assert kept["Rules"] == rules["Rules"]
