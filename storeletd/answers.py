@@ -22,6 +22,8 @@ __all__ = [
     "find_run_whole",
 ]
 
+_GOOD = ("success", "partial")
+
 
 class NoSuchRunError(StoreletError):
     """There is no run of that number."""
@@ -49,6 +51,7 @@ def describe_job(daemon: Daemon, job: Job, *, runs: int = 0) -> dict[str, Any]:
     last_run = active[0] if active else _find(newest, lambda _run: True, history.last)
     last_finished = _find(newest, lambda run: run.outcome is not None, history.last_finished)
     last_success = _find(newest, lambda run: run.outcome == "success", history.last_success)
+    last_good = _find(newest, lambda run: run.outcome in _GOOD, history.last_good)
     last_saved = _find(newest, lambda run: bool(run.archives), history.last_saved)
     described = {run.id: describe_run(run) for run in (*newest, *active)}
     return {
@@ -65,6 +68,7 @@ def describe_job(daemon: Daemon, job: Job, *, runs: int = 0) -> dict[str, Any]:
         and (described.get(last_finished.id) or describe_run(last_finished)),
         "last_archive": last_saved and describe_archive(last_saved.archives[-1]),
         "last_success": last_success and to_iso(last_success.finished_at),
+        "last_good": last_good and to_iso(last_good.finished_at),
         "verification": _describe_verification(daemon, job),
         "prune_held": _describe_hold(daemon.states.get(job.name)),
         "runs": [described[run.id] for run in newest[:runs]],

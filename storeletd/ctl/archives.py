@@ -38,14 +38,14 @@ _ARCHIVES = (
     Column(title="MADE"),
     Column(title="SIZE", right=True),
     Column(title="IS", words=True),
-    Column(title="ARCHIVE", copied=True),
+    Column(title="ARCHIVE"),
 )
 _FOUND = (
     Column(title="CHANGED"),
     Column(title="SIZE", right=True),
     Column(title="IN", right=True),
     Column(title="NEWEST ARCHIVE"),
-    Column(title="FILE", copied=True),
+    Column(title="FILE"),
 )
 
 

@@ -89,8 +89,9 @@ def open_terminal() -> Console:
 
 
 def print_line(line: str = "") -> None:
-    """Print a line of the result; colours are left out unless it goes to a terminal."""
-    click.echo(line, color=False if os.environ.get("NO_COLOR") else None)
+    """Print a line of the result; colours are left out unless it goes to a terminal with them."""
+    is_plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    click.echo(line, color=False if is_plain else None)
 
 
 def print_all(lines: Iterable[str]) -> None:
@@ -155,8 +156,9 @@ def bold(text: str) -> str:
 
 
 def colour(text: str, word: str | None = None) -> str:
-    """Return `text` in the colour of `word`, or of itself."""
-    return click.style(text, fg=colour_of(word or text))
+    """Return `text` in the colour of `word`, or of itself; as it is where that has none."""
+    name = colour_of(word or text)
+    return click.style(text, fg=name) if name else text
 
 
 def describe_line(level: str, message: str) -> str:

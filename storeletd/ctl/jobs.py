@@ -37,14 +37,17 @@ _AT_REST = ("idle", "waiting")
 _WELL = (None, "success", "skipped")  # last outcomes of a job that is well
 
 _COLUMNS = (
-    Column(title="NAME", fold=True),
-    Column(title="STATE", words=True),
-    Column(title="LAST", words=True),
-    Column(title="NEXT"),
-    Column(title="LEFT", right=True),
-    Column(title="SIZE", right=True),
-    Column(title="AGE", right=True),
-    Column(title="PROVED", words=True),
+    Column(title="NAME", name=True, usual=16),
+    Column(title="STATE", words=True, usual=7),
+    Column(title="LAST", words=True, usual=7),
+    Column(title="WHEN", spare=3, usual=9),
+    Column(title="NEXT", usual=9),
+    Column(title="LEFT", right=True, spare=1, usual=4),
+    Column(title="SIZE", right=True, usual=7),
+    Column(title="SENT", right=True, spare=4, usual=7),
+    Column(title="FILES", right=True, spare=5, usual=7),
+    Column(title="AGE", right=True, usual=3),
+    Column(title="PROVED", words=True, spare=2, usual=7),
 )
 
 
@@ -54,9 +57,11 @@ _COLUMNS = (
 def list_jobs(invocation: Invocation, as_json: bool) -> None:
     """List the jobs, and the job files that are broken.
 
-    LAST is the last outcome, NEXT the next due time and LEFT the time till then, SIZE the size
-    of the newest archive, AGE how long ago the last success is, PROVED how long ago an archive
-    was last verified. Columns stand apart by two spaces or more: awk -F'  +'.
+    LAST is the last outcome and WHEN its time, NEXT the next due time and LEFT the time till
+    then. SIZE is that of the newest archive and AGE that of the last good one;
+    SENT and FILES say what the last run sent and saw. PROVED is how long ago an archive was last
+    verified. A narrow terminal shows fewer columns. Elsewhere there are always all, two spaces or
+    more apart: awk -F'  +'.
     """
     client = invocation.client()
     answer = client.jobs()
@@ -72,20 +77,23 @@ def list_jobs(invocation: Invocation, as_json: bool) -> None:
     if answer["problems"]:
         print_line()
     for problem in answer["problems"]:
-        print_line(describe_problem(problem))
+        print_line(colour(describe_problem(problem), "broken"))
 
 
 def _list_row(job: Job, now: datetime) -> Sequence[str]:
     finished, archive = job["last_finished"], job["last_archive"]
-    due, success = job["next_start"], job["last_success"]
+    due, saved = job["next_start"], finished if finished and finished["archives"] else None
     return (
         job["name"],
         "overdue" if job["overdue_since"] and job["state"] in _AT_REST else job["state"],
         (finished and finished["outcome"]) or "",
-        _describe_due(due, now) if due else _never_due(job),
+        _describe_moment(finished["finished_at"], now) if finished else "",
+        _describe_moment(due, now) if due else _never_due(job),
         describe_span((datetime.fromisoformat(due) - now).total_seconds()) if due else "",
         describe_bytes(archive["bytes"]) if archive else "",
-        _describe_age(success, now),
+        describe_bytes(saved["bytes"]["sent"]) if saved else "",
+        f"{saved['files']['seen']:,}" if saved else "",
+        _describe_age(job["last_good"], now),
         _describe_proof(job, now),
     )
 
@@ -106,12 +114,12 @@ def _describe_proof(job: Job, now: datetime) -> str:
     return verification["outcome"] or ""
 
 
-def _describe_due(due: str, now: datetime) -> str:
-    """Return a due time; to people who read a terminal without the date where it is near."""
-    is_near = datetime.fromisoformat(due) - now < _NEAR
-    if is_near and console.is_terminal():
-        return f"{datetime.fromisoformat(due).astimezone():%a %H:%M}"
-    return describe_time(due)
+def _describe_moment(time: str | None, now: datetime) -> str:
+    """Return a time; for people who read a terminal without the date, or without the weekday."""
+    if time is None or not console.is_terminal():
+        return describe_time(time) if time else ""
+    moment = datetime.fromisoformat(time)
+    return f"{moment.astimezone():{'%a %H:%M' if abs(moment - now) < _NEAR else '%Y-%m-%d %H:%M'}}"
 
 
 def _never_due(job: Job) -> str:

@@ -24,8 +24,8 @@ _COLUMNS = (
     Column(title="BEGUN"),
     Column(title="SIZE", right=True),
     Column(title="ACTION"),
-    Column(title="WHY", fold=True),
-    Column(title="ARCHIVE", fold=True),
+    Column(title="ARCHIVE"),
+    Column(title="WHY"),
 )
 
 
@@ -88,8 +88,8 @@ def _print_archives(
                 "-" if each.started is None else describe_time(each.started),
                 describe_bytes(each.size),
                 _say(each, dry_run=dry_run),
-                ", ".join(each.reasons),
                 each.name,
+                ", ".join(each.reasons),
             )
             for each in archives
         ),

@@ -156,6 +156,7 @@ class Job(TypedDict):
     last_finished: Run | None
     last_archive: Archive | None
     last_success: str | None
+    last_good: str | None  # success or partial
     verification: Verification | None  # None where there never was nor will be one
     prune_held: Hold | None
     runs: list[Run]  # its last, as many as were asked for, newest first

@@ -49,7 +49,7 @@ _AMOUNT = click.IntRange(1, _MOST)
 
 _COLUMNS = (
     Column(title="RUN", right=True),
-    Column(title="JOB", fold=True),
+    Column(title="JOB", name=True),
     Column(title="BEGUN"),
     Column(title="TOOK", right=True),
     Column(title="OUTCOME", words=True),

@@ -29,10 +29,10 @@ _NO_SUCH_JOB = 4
 
 _COLUMNS = (
     Column(title="WHEN"),
-    Column(title="JOB", fold=True),
+    Column(title="JOB", name=True),
     Column(title="WHAT", words=True),
     Column(title="DUE"),
-    Column(title="WHY", fold=True),
+    Column(title="WHY"),
 )
 
 

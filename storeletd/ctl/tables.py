@@ -1,15 +1,18 @@
-"""Rows in columns: on a terminal that is too narrow folded, by rich; plain aligned text elsewhere.
+"""Rows in columns: on a terminal with colours and as wide as that is; plain aligned text elsewhere.
 
-What people copy is never folded: the terminal wraps it, and knows that it is one.
+What people copy is never broken on a terminal. A name that is too wide for its column stands on a
+line of its own, with the rest of its row beneath; a last column runs on, and the terminal wraps
+it. Where there is no room for all columns those that can be spared are left out.
 
 Plain text is for awk: columns stand apart by two spaces or more (`awk -F'  +'`), a cell holds
-never more than one space in a row, an empty one is `-`, nothing is cut or wrapped, no colours.
+never more than one space in a row, an empty one is `-`, nothing is left out, no colours.
 """
 
 from __future__ import annotations
 
+import shutil
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from storeletd.ctl import console
@@ -26,21 +29,19 @@ class Column:
 
     title: str
     right: bool = False  # aligned to the right
-    fold: bool = False  # may be broken over lines where the terminal is narrow
-    copied: bool = False  # the last one: people copy it, so it is never broken, nor is its row
     words: bool = False  # holds states and outcomes, which have colours
+    name: bool = False  # may be too wide; one of a table
+    spare: int = 0  # left out on a terminal without room for it, the highest first; 0: never
+    usual: int = 0  # width that it is reckoned to need, whatever is in it at the moment
 
 
 def print_table(columns: Sequence[Column], rows: Iterable[Sequence[str]]) -> None:
     """Print the rows under the columns' titles; the cells may hold any text."""
     cells = [[_clean(cell) for cell in row] for row in rows]
-    if console.is_terminal() and columns[-1].copied:
-        _print_coloured(columns, cells)
-    elif console.is_terminal():
-        _print_rich_table(columns, cells)
+    if console.is_terminal():
+        _print_on_terminal(columns, cells, shutil.get_terminal_size().columns)
     else:
-        for line in align_rows(columns, cells):
-            console.print_line(line)
+        console.print_all(align_rows(columns, cells))
 
 
 def align_rows(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -80,36 +81,57 @@ def _clean(cell: str) -> str:
     return " ".join(escape(cell).split()) or "-"
 
 
-def _print_coloured(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
-    titles, *others = align_cells(columns, [[column.title for column in columns], *rows])
+def _print_on_terminal(columns: Sequence[Column], rows: Sequence[Sequence[str]], room: int) -> None:
+    titles = [column.title for column in columns]
+    widths = [max(map(width_of, cells)) for cells in zip(titles, *rows, strict=True)]
+    kept = _choose(columns, widths, room)
+    columns = [columns[at] for at in kept]
+    rows = [[row[at] for at in kept] for row in rows]
+    widths = [widths[at] for at in kept]
+    for at, column in enumerate(columns):
+        if column.name:
+            names = [column.title, *(row[at] for row in rows)]
+            widths[at] = _narrow(names, room - _sum(widths) + widths[at])
+    titles = [
+        _fill(column.title, width, right=column.right)
+        for column, width in zip(columns, widths, strict=True)
+    ]
     console.print_line(console.bold(_GAP.join(titles).rstrip()))
-    console.print_all(
-        _GAP.join(
-            console.colour(cell, cell.strip()) if column.words else cell
-            for cell, column in zip(row, columns, strict=True)
-        ).rstrip()
-        for row in others
-    )
+    console.print_all(line for row in rows for line in _draw(columns, widths, row))
 
 
-def _print_rich_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
-    from rich.table import Table
-    from rich.text import Text
+def _choose(columns: Sequence[Column], widths: Sequence[int], room: int) -> list[int]:
+    """Return which columns there is room for, without those that can be spared."""
+    needed = [
+        column.usual if column.name else max(column.usual, width)
+        for column, width in zip(columns, widths, strict=True)
+    ]
+    kept = list(range(len(columns)))
+    while _sum([needed[at] for at in kept]) > room:
+        at = max(kept, key=lambda at: columns[at].spare)
+        if not columns[at].spare:
+            break
+        kept.remove(at)
+    return kept
 
-    table = Table(box=None, pad_edge=False, padding=(0, len(_GAP), 0, 0), header_style="bold")
-    for column in columns:
-        table.add_column(
-            column.title,
-            justify="right" if column.right else "left",
-            overflow="fold",
-            no_wrap=not column.fold,
-        )
-    for row in rows:
-        # Text and not str: no `[markup]` out of names
-        table.add_row(
-            *(
-                Text(cell, style=console.colour_of(cell) or "" if column.words else "")
-                for cell, column in zip(row, columns, strict=True)
-            )
-        )
-    console.open_terminal().print(table)
+
+def _sum(widths: Sequence[int]) -> int:
+    return sum(widths) + len(_GAP) * (len(widths) - 1)
+
+
+def _narrow(names: Sequence[str], room: int) -> int:
+    """Return the width of a column of names; those that are wider than `room` do not count."""
+    title, *others = map(width_of, names)
+    return max([title, *(width for width in others if width <= room)])
+
+
+def _draw(columns: Sequence[Column], widths: Sequence[int], row: Sequence[str]) -> Iterator[str]:
+    drawn = list[str]()
+    for at, (column, width, cell) in enumerate(zip(columns, widths, row, strict=True)):
+        text = _fill(cell, width, right=column.right)
+        drawn.append(console.colour(text, cell) if column.words else text)
+        if width_of(cell) > width:
+            yield _GAP.join(drawn)
+            drawn = [" " * each for each in widths[: at + 1]]
+    if rest := _GAP.join(drawn).rstrip():
+        yield rest

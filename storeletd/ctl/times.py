@@ -28,7 +28,7 @@ _COUNT = click.IntRange(1, 10_000)  # all of every hour's for a year; that takes
 
 _DUE = Column(title="DUE")
 _LEFT = Column(title="LEFT", right=True)
-_JOB = Column(title="JOB", fold=True)
+_JOB = Column(title="JOB", name=True)
 
 
 @click.command("next")

@@ -19,7 +19,7 @@ from storeletd.database import Database
 from storeletd.events import SavedArchive
 from storeletd.history import History
 from tests.helpers import Daemon, wait_for
-from tests.terminal import read_terminal, spawn
+from tests.terminal import read_terminal, run_on_terminal, show, spawn
 
 WriteJob = Callable[..., None]
 
@@ -97,3 +97,31 @@ def test_a_run_says_how_long_it_takes_as_the_last_one_tells(
         gate.write_text("go\n")
         read_until(master, r"website: \S*success")
         assert process.wait(10) == 0
+
+
+def test_list_shows_as_much_as_there_is_room_for(daemon: Daemon, write_job: WriteJob) -> None:
+    write_job("website", schedule="30 2 * * *")
+    daemon.ctl("run-now", "website")
+    where = ("--socket", str(daemon.socket))
+    titles, row = show(*where, "list", columns=80).splitlines()
+    assert " ".join(titles.split()) == "NAME STATE LAST NEXT LEFT SIZE AGE PROVED"
+    titles, row = show(*where, "list", columns=160).splitlines()
+    assert " ".join(titles.split()) == ("NAME STATE LAST WHEN NEXT LEFT SIZE SENT FILES AGE PROVED")
+    assert row.index("success") == titles.index("LAST")
+    titles, row = show(*where, "list", columns=60).splitlines()
+    assert " ".join(titles.split()) == "NAME STATE LAST NEXT SIZE AGE"
+    assert row.startswith("website  idle")
+
+
+@pytest.mark.parametrize("setting", [{"TERM": "dumb"}, {"NO_COLOR": "1"}])
+@pytest.mark.parametrize("verb", ["list", "status", "history"])
+def test_a_terminal_without_colours_gets_none(
+    daemon: Daemon, write_job: WriteJob, verb: str, setting: dict[str, str]
+) -> None:
+    write_job("website", before="exit 1")
+    daemon.ctl("run-now", "website", check=False)
+    where = ("--socket", str(daemon.socket))
+    assert "\x1b[31mfailed" in run_on_terminal(*where, verb)
+    plain = run_on_terminal(*where, verb, **setting)
+    assert "failed" in plain
+    assert "\x1b" not in plain
