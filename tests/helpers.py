@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import http.client
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -18,11 +20,15 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import boto3
+import pytest
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-__all__ = ["ACCESS_KEY", "CLONE", "SECRET_KEY", "Bucket", "Daemon", "MotoServer", "wait_for"]
+__all__ = [
+    *("ACCESS_KEY", "CLONE", "SECRET_KEY"),
+    *("Bucket", "Daemon", "MotoServer", "make_once", "wait_for"),
+]
 
 CLONE = Path(__file__).resolve().parent.parent
 ACCESS_KEY = "AKIAIOSFODNN7EXAMPLE"
@@ -40,6 +46,21 @@ def wait_for(
         assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
         time.sleep(0.02)
     return found
+
+
+def make_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """Return a directory that `make` has filled, once for all processes that run tests."""
+    base = factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    directory, making = shared / name, shared / f"{name}.making"
+    with (shared / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not directory.exists():
+            shutil.rmtree(making, ignore_errors=True)
+            making.mkdir()
+            make(making)
+            making.rename(directory)
+    return directory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

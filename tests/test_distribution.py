@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers import CLONE
+from tests.helpers import CLONE, make_once
 
 
 def run(*command: str | Path, cwd: Path, check: bool = True) -> subprocess.CompletedProcess[str]:
@@ -28,9 +28,11 @@ def run(*command: str | Path, cwd: Path, check: bool = True) -> subprocess.Compl
 @pytest.fixture(scope="module")
 def distributions(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Build the sdist, and the wheel from it."""
-    directory = tmp_path_factory.mktemp("dist")
-    run(sys.executable, "-m", "build", "--outdir", directory, CLONE, cwd=directory)
-    return directory
+
+    def build(directory: Path) -> None:
+        run(sys.executable, "-m", "build", "--outdir", directory, CLONE, cwd=directory)
+
+    return make_once(tmp_path_factory, "distributions", build)
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from tests.helpers import CLONE, Bucket
 SYSTEMD = CLONE / "packaging" / "systemd"
 EXAMPLES = CLONE / "packaging" / "examples"
 RULES = CLONE / "packaging" / "prometheus" / "storelet.rules.yml"
-SCRIPTS = ["dev", "packaging/demo", ".ci/run", "tests/systemd/boot.sh"]
+SCRIPTS = ["dev", "packaging/demo", "packaging/debian/build", ".ci/run", "tests/systemd/boot.sh"]
 
 
 def run(
@@ -185,7 +185,8 @@ def test_unit_is_correct(unit: Path, drop_in: Path | None) -> None:
         directory = unit.with_name(f"{unit.name}.d")
         directory.mkdir()
         shutil.copy(drop_in, directory)
-    done = run(need("systemd-analyze"), "verify", unit)
+    # Its manual pages come with a package.
+    done = run(need("systemd-analyze"), "verify", "--man=no", unit)
     assert (done.returncode, done.stderr) == (0, "")
 
 

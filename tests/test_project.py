@@ -169,7 +169,7 @@ server                  values run runner daemon exporter intake messages answer
 notice                  daemon
 __main__                journal jobdir database daemon exporter listener server
                         textfile notice
-entry
+programs
 
 keeper
 channel                 secrets events
@@ -200,7 +200,7 @@ FOR_CTL = {
 PUBLIC_MODULES = {"storelet", "storelet.errors"}
 # Entry points: processes of their own, which nothing imports.
 ENTRY_POINTS = {
-    *("storeletd.__main__", "storeletd.entry", "storeletd.keeper", "storeletd.sqlitecopy"),
+    *("storeletd.__main__", "storeletd.programs", "storeletd.keeper", "storeletd.sqlitecopy"),
     *("storeletd.worker", "storelet.packer", "storelet.restore.unpacker"),
 }
 # Each costs time and memory that a script may not need; the daemon itself never does.

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Boots this machine's own systemd and journald once more, as process 1 of private namespaces.
 #
-#   boot.sh hold TOP [SOURCE:TARGET...]
+#   boot.sh hold TOP ROOT [SOURCE:TARGET...]
 #
-# Needs root, and no image: the root directory inside is an overlay of the one outside. What is
-# written there is in memory, outlives a reboot and is gone in the end; each SOURCE is seen at its
-# TARGET, read-only. /dev, /proc, /run, /sys and /tmp are new, and the network is that of outside.
+# Needs root, and no image: the root directory inside is an overlay of ROOT, which is / or one that
+# has a systemd of its own. What is written there is in memory, outlives a reboot and is gone in the
+# end; each SOURCE is seen at its TARGET, read-only. /dev, /proc, /run, /sys and /tmp are new, and the network is that of outside.
 # TOP/init.pid says which process is systemd, TOP/console what it said. To stop it, kill this;
 # signals 38 and 39 to systemd (systemd(1), SIGRTMIN+4 and +5) power off in order, and reboot.
 set -euo pipefail
@@ -16,9 +16,11 @@ shift 2
 memory=$top/memory root=$top/memory/root
 
 hold() { # what outlives a reboot; in a mount namespace of its own
+    local lower=$1
+    shift
     mount -t tmpfs -o mode=755 storelet "$memory"
     mkdir "$memory"/{upper,work,root,cgroup}
-    mount -t overlay -o "lowerdir=/,upperdir=$memory/upper,workdir=$memory/work" overlay "$root"
+    mount -t overlay -o "lowerdir=$lower,upperdir=$memory/upper,workdir=$memory/work" overlay "$root"
     # Of version 2, which may stand beside a machine's version 1.
     mount -t cgroup2 cgroup2 "$memory/cgroup"
     cgroup=$memory/cgroup/$(basename "$top")

@@ -5,15 +5,12 @@ Where none can be booted the tests are skipped; with STORELET_REQUIRE_SYSTEMD se
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 import pytest
 
-from tests.systemd.machine import Machine, NoMachineError
+from tests.systemd.machine import Machine, NoMachineError, do_without
 from tests.systemd.service import Service
-
-_IS_REQUIRED = bool(os.environ.get("STORELET_REQUIRE_SYSTEMD"))  # no test sees it
 
 
 @pytest.fixture(scope="session")
@@ -22,9 +19,7 @@ def machine() -> Iterator[Machine]:
     try:
         machine = Machine.boot()
     except NoMachineError as error:
-        if _IS_REQUIRED:
-            pytest.fail(f"no machine with systemd: {error}")
-        pytest.skip(f"no machine with systemd: {error}")
+        do_without("machine with systemd", error)
     try:
         Service(machine).install()
         yield machine

@@ -3,6 +3,7 @@
 Its files are an overlay of this machine's, so that nothing done there is seen here, and its
 network is this machine's, so that a server on loopback is reached from there. This Python, the
 clone and the packages are there too, as an installation in /opt/storelet that everybody may read.
+A bare machine has another root directory than this one, and nothing of ours.
 """
 
 from __future__ import annotations
@@ -13,14 +14,18 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import NoReturn
+
+import pytest
 
 from tests.helpers import CLONE, wait_for
 
-__all__ = ["Machine", "NoMachineError"]
+__all__ = ["Machine", "NoMachineError", "do_without"]
 
+_IS_REQUIRED = bool(os.environ.get("STORELET_REQUIRE_SYSTEMD"))  # no test sees it
 _BOOT = Path(__file__).with_name("boot.sh")
 _PROGRAMS = ("ldconfig", "nsenter", "pivot_root", "runuser", "setpriv", "unshare", "useradd")
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -33,26 +38,49 @@ class NoMachineError(Exception):
     """This machine cannot boot another one; why."""
 
 
+def do_without(what: str, error: NoMachineError) -> NoReturn:
+    """Skip a test; with STORELET_REQUIRE_SYSTEMD set it fails."""
+    if _IS_REQUIRED:
+        pytest.fail(f"no {what}: {error}")
+    pytest.skip(f"no {what}: {error}")
+
+
 class Machine:
     """A booted machine. Processes, files and units in it are its own, its network is not."""
 
-    def __init__(self) -> None:
+    def __init__(self, root: Path = Path("/")) -> None:
+        self._root = root
         self._ended = ExitStack()
         self._top = Path(self._ended.enter_context(tempfile.TemporaryDirectory(prefix="storelet-")))
 
     @classmethod
     def boot(cls) -> Machine:
         """Boot one, with Storelet installed. Raises NoMachineError."""
+        machine = cls()
+        with machine._booted(_find_binds()):
+            machine._install_storelet()
+        return machine
+
+    @classmethod
+    def boot_bare(cls, root: Path) -> Machine:
+        """Boot what lies in `root`, which stays as it is. Raises NoMachineError."""
+        machine = cls(root)
+        with machine._booted({}):
+            # Its network is this machine's, so names are to be looked up where they are here.
+            shutil.copy("/etc/resolv.conf", machine.path("/etc/resolv.conf"))
+        return machine
+
+    @contextmanager
+    def _booted(self, binds: Mapping[str, str]) -> Iterator[None]:
+        """Boot it for what is still to be prepared; where that fails, nothing of it is left."""
         if reason := _find_obstacle():
             raise NoMachineError(reason)
-        machine = cls()
         try:
-            machine._boot()
-            machine._install_storelet()
+            self._boot(binds)
+            yield
         except BaseException:
-            machine.stop()
+            self.stop()
             raise
-        return machine
 
     def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run a command as root in it; with `check`, its exit status must be 0."""
@@ -70,7 +98,7 @@ class Machine:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=300,
         )
 
     def shell(self, script: str) -> str:
@@ -95,15 +123,15 @@ class Machine:
                 os.kill(init, signal.SIGKILL)
                 self._holder.wait(30)
 
-    def _boot(self) -> None:
+    def _boot(self, binds: Mapping[str, str]) -> None:
         (self._top / "memory").mkdir()
         (self._top / "console").touch()
-        binds = [f"{source}:{target}" for source, target in _find_binds().items()]
+        specs = [f"{source}:{target}" for source, target in binds.items()]
         # Whatever ends pytest ends it, too.
         within = ("setpriv", "--pdeathsig=KILL", "unshare", "--mount")
         with (self._top / "log").open("wb") as log:
             self._holder = subprocess.Popen(
-                [*within, "bash", _BOOT, "hold", self._top, *binds],
+                [*within, "bash", _BOOT, "hold", self._top, self._root, *specs],
                 env={"PATH": _PATH},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
