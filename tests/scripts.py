@@ -14,7 +14,7 @@ import pytest
 
 from tests.helpers import CLONE
 
-__all__ = ["AS_PLAIN_USER", "REFUSING", "ctl", "run_script", "run_with_mounts"]
+__all__ = ["AS_PLAIN_USER", "REFUSING", "ctl", "make_program", "run_script", "run_with_mounts"]
 
 # Where the tests run as root, permissions stop nobody: this makes the script somebody else.
 # It may find no module that is not loaded by then.
@@ -127,3 +127,10 @@ def _may_mount() -> bool:
         return False
     probe = [*_unshare(), "mount", "-t", "tmpfs", "none", "/tmp"]
     return subprocess.run(probe, capture_output=True).returncode == 0
+
+
+def make_program(path: Path, script: str) -> None:
+    """Make a program of a shell script, and its directory."""
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
