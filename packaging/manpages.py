@@ -4,7 +4,7 @@ Nothing is told here a second time. Verbs and options come from the commands' ow
 rest is chapters of README.rst:
 
     storeletctl.1   the verbs, and chapter "storeletctl"
-    storelet.d.5    chapter "Writing jobs"
+    storelet.d.5    chapter "Writing jobs", and what it points at
     storeletd.8     the options, and chapter "Running the daemon"
 
 They are dated SOURCE_DATE_EPOCH where that is set, as package builders do.
@@ -43,6 +43,7 @@ class Page:
     synopsis: nodes.Node
     chapter: str
     parts: Sequence[nodes.section] = ()  # between the chapter's own text and its subsections
+    more: Sequence[str] = ()  # titles of what follows of the manual, a section each
 
     @property
     def title(self) -> str:
@@ -124,6 +125,7 @@ def _describe_jobs() -> Page:
         purpose="backup jobs of storeletd",
         synopsis=_literal_block(synopsis),
         chapter="Writing jobs",
+        more=("When jobs run", "How runs end"),
     )
 
 
@@ -190,25 +192,27 @@ def _definitions(items: Iterator[tuple[str, Sequence[nodes.Node]]]) -> nodes.def
 
 def _make_page(page: Page, pages: Sequence[Page]) -> str:
     """Return a page as troff."""
-    chapters = _read_chapters()
+    sections = _read_sections()
     homes = {
         identifier: each
         for each in pages
-        for found in chapters[each.chapter].findall(nodes.section)
+        for title in (each.chapter, *each.more)
+        for found in sections[title].findall(nodes.section)
         for identifier in found["ids"]
     }
-    chapter = chapters[page.chapter]
-    for reference in list(chapter.findall(nodes.reference)):
-        reference.parent.replace(reference, _follow(reference, homes, page))
-    for table in list(chapter.findall(nodes.table)):
-        table.parent.replace(table, _list_rows(table))
+    chapter, *more = (sections[title] for title in (page.chapter, *page.more))
+    for each in (chapter, *more):
+        for reference in list(each.findall(nodes.reference)):
+            reference.parent.replace(reference, _follow(reference, homes, page))
+        for table in list(each.findall(nodes.table)):
+            table.parent.replace(table, _list_rows(table))
     document = publish_doctree("")
     document += nodes.title("", page.name)
     document += nodes.subtitle("", page.purpose)
     document += _docinfo(page)
     document += _section("Synopsis", page.synopsis)
     document += _section("Description", *_own_text(chapter))
-    document += [*page.parts, *(each for each in chapter if isinstance(each, nodes.section))]
+    document += [*page.parts, *(each for each in chapter if isinstance(each, nodes.section)), *more]
     others = ", ".join(each.title for each in pages if each is not page)
     document += _section("See also", _spell(f"{others}. {WHOLE_MANUAL}"))
     text = publish_from_doctree(
@@ -224,11 +228,11 @@ def _finish(text: str) -> str:
     return re.sub(r"^(\.TH .*)", r"\1\n.nr HY 0\n.nh\n.ad l", text, flags=re.MULTILINE)
 
 
-def _read_chapters() -> dict[str, nodes.section]:
-    """Return the chapters of the manual by their titles."""
+def _read_sections() -> dict[str, nodes.section]:
+    """Return the chapters of the manual and their sections by their titles."""
     settings = {"halt_level": 2, "report_level": 2}
     tree = publish_doctree(README.read_text(encoding="utf-8"), settings_overrides=settings)
-    return {each[0].astext(): each for each in tree if isinstance(each, nodes.section)}
+    return {each[0].astext(): each for each in tree.findall(nodes.section)}
 
 
 def _docinfo(page: Page) -> nodes.docinfo:
