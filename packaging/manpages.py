@@ -3,9 +3,9 @@
 Nothing is told here a second time. Verbs and options come from the commands' own declarations, the
 rest is chapters of README.rst:
 
-    storeletctl.1   the verbs, and chapter "storeletctl"
-    storelet.d.5    chapter "Writing jobs", and what it points at
-    storeletd.8     the options, and chapter "Running the daemon"
+    storeletctl.1   the verbs; chapters "storeletctl", "Getting your files back"
+    storelet.d.5    chapters "Writing jobs", "Schedules and time", "Destinations"
+    storeletd.8     the options; chapters "Running the daemon", "Watching", "Security"
 
 They are dated SOURCE_DATE_EPOCH where that is set, as package builders do.
 """
@@ -35,15 +35,14 @@ PLACES = ("RUNTIME_DIRECTORY", "STATE_DIRECTORY", "STORELET_SOCKET")
 
 @dataclass(frozen=True, kw_only=True)
 class Page:
-    """A manual page: what is said of the command, and the chapter that goes with it."""
+    """A manual page: what is said of the command, and the chapters that go with it."""
 
     name: str
     section: int
     purpose: str  # as in NAME: "name - purpose"
     synopsis: nodes.Node
-    chapter: str
-    parts: Sequence[nodes.section] = ()  # between the chapter's own text and its subsections
-    more: Sequence[str] = ()  # titles of what follows of the manual, a section each
+    chapters: Sequence[str]
+    parts: Sequence[nodes.section] = ()  # between the first chapter's own text and its subsections
 
     @property
     def title(self) -> str:
@@ -76,7 +75,7 @@ def _describe_storeletctl() -> Page:
         section=1,
         purpose=_purpose_of(storeletctl.help),
         synopsis=_usage_of(storeletctl, context),
-        chapter="storeletctl",
+        chapters=["storeletctl", "Getting your files back"],
         parts=[
             _section("Options", _options_of(storeletctl, context)),
             _section("Verbs", *(_describe_verb(verb, context) for verb in verbs)),
@@ -124,8 +123,7 @@ def _describe_jobs() -> Page:
         section=5,
         purpose="backup jobs of storeletd",
         synopsis=_literal_block(synopsis),
-        chapter="Writing jobs",
-        more=("When jobs run", "How runs end"),
+        chapters=["Writing jobs", "Schedules and time", "Destinations"],
     )
 
 
@@ -140,7 +138,7 @@ def _describe_storeletd() -> Page:
         section=8,
         purpose=_purpose_of(parser.description),
         synopsis=_spell("`storeletd` [OPTIONS]"),
-        chapter="Running the daemon",
+        chapters=["Running the daemon", "Watching", "Security"],
         parts=[_section("Options", _definitions(options))],
     )
 
@@ -192,29 +190,32 @@ def _definitions(items: Iterator[tuple[str, Sequence[nodes.Node]]]) -> nodes.def
 
 def _make_page(page: Page, pages: Sequence[Page]) -> str:
     """Return a page as troff."""
-    sections = _read_sections()
+    manual = _read_chapters()
     homes = {
         identifier: each
         for each in pages
-        for title in (each.chapter, *each.more)
-        for found in sections[title].findall(nodes.section)
+        for title in each.chapters
+        for found in manual[title].findall(nodes.section)
         for identifier in found["ids"]
     }
-    chapter, *more = (sections[title] for title in (page.chapter, *page.more))
-    for each in (chapter, *more):
-        for reference in list(each.findall(nodes.reference)):
-            reference.parent.replace(reference, _follow(reference, homes, page))
-        for table in list(each.findall(nodes.table)):
-            table.parent.replace(table, _list_rows(table))
+    first, *further = (manual[title] for title in page.chapters)
     document = publish_doctree("")
     document += nodes.title("", page.name)
     document += nodes.subtitle("", page.purpose)
     document += _docinfo(page)
     document += _section("Synopsis", page.synopsis)
-    document += _section("Description", *_own_text(chapter))
-    document += [*page.parts, *(each for each in chapter if isinstance(each, nodes.section)), *more]
+    document += _section("Description", *_own_text(first))
+    document += [*page.parts, *_subsections(first)]
+    for chapter in further:
+        if text := _own_text(chapter):
+            document += _section(chapter[0].astext(), *text)
+        document += _subsections(chapter)
     others = ", ".join(each.title for each in pages if each is not page)
     document += _section("See also", _spell(f"{others}. {WHOLE_MANUAL}"))
+    for reference in list(document.findall(nodes.reference)):
+        reference.parent.replace(reference, _follow(reference, homes, page))
+    for table in list(document.findall(nodes.table)):
+        table.parent.replace(table, _list_rows(table))
     text = publish_from_doctree(
         document, writer=Writer(), settings_overrides={"output_encoding": "unicode"}
     )
@@ -228,11 +229,11 @@ def _finish(text: str) -> str:
     return re.sub(r"^(\.TH .*)", r"\1\n.nr HY 0\n.nh\n.ad l", text, flags=re.MULTILINE)
 
 
-def _read_sections() -> dict[str, nodes.section]:
-    """Return the chapters of the manual and their sections by their titles."""
+def _read_chapters() -> dict[str, nodes.section]:
+    """Return the chapters of the manual by their titles."""
     settings = {"halt_level": 2, "report_level": 2}
     tree = publish_doctree(README.read_text(encoding="utf-8"), settings_overrides=settings)
-    return {each[0].astext(): each for each in tree.findall(nodes.section)}
+    return {each[0].astext(): each for each in tree if isinstance(each, nodes.section)}
 
 
 def _docinfo(page: Page) -> nodes.docinfo:
@@ -260,9 +261,13 @@ def _own_text(chapter: nodes.section) -> list[nodes.Node]:
     What it has before its first paragraph is an overview that the page gives in its own way.
     """
     content = [each for each in chapter[1:] if not isinstance(each, nodes.section)]
-    while not isinstance(content[0], nodes.paragraph):
+    while content and not isinstance(content[0], nodes.paragraph):
         content.pop(0)
     return content
+
+
+def _subsections(chapter: nodes.section) -> list[nodes.section]:
+    return [each for each in chapter if isinstance(each, nodes.section)]
 
 
 def _follow(reference: nodes.reference, homes: dict[str, Page], page: Page) -> nodes.Node:
@@ -277,21 +282,24 @@ def _follow(reference: nodes.reference, homes: dict[str, Page], page: Page) -> n
 
 
 def _list_rows(table: nodes.table) -> nodes.definition_list:
-    """Make a list of a table, which would not fit 80 columns.
-
-    The first column is what the last explains; those between go with the first.
-    """
+    """Make a list of a table, which would not fit 80 columns: the first column is the terms."""
     head = [row for part in table.findall(nodes.thead) for row in part]
-    titles = [entry.astext() for entry in head[0]] if head else []
+    titles = [" ".join(entry.astext().split()) for entry in head[0]] if head else []
     rows = [list(row) for part in table.findall(nodes.tbody) for row in part]
     made = nodes.definition_list()
-    for first, *middle, last in rows:
-        notes = [
-            f"{title} {entry.astext()}" for title, entry in zip(titles[1:], middle, strict=False)
-        ]
+    for first, *others in rows:
         term = nodes.term("", "", *(each for block in first for each in list(block)))
-        term += nodes.Text(f" ({', '.join(notes)})" if notes else "")
-        made += nodes.definition_list_item("", term, nodes.definition("", *list(last)))
+        content = list(others[0]) if len(others) == 1 else [_list_cells(titles[1:], others)]
+        made += nodes.definition_list_item("", term, nodes.definition("", *content))
+    return made
+
+
+def _list_cells(titles: Sequence[str], cells: Sequence[nodes.Node]) -> nodes.bullet_list:
+    """Make a list of what a row has in several columns, each with its title."""
+    made = nodes.bullet_list(bullet="-")
+    for title, cell in zip(titles, cells, strict=True):
+        text = (each for block in cell for each in list(block))
+        made += nodes.list_item("", nodes.paragraph("", "", nodes.Text(f"{title}: "), *text))
     return made
 
 

@@ -13,6 +13,7 @@ import pytest
 from storeletd.__main__ import make_parser
 from storeletd.ctl.commands import storeletctl
 from storeletd.history import EXIT_CODES
+from storeletd.metrics import METRICS
 from storeletd.settings import YamlSettings
 from tests.helpers import CLONE
 
@@ -68,9 +69,14 @@ def test_page_of_storeletd_has_every_option(pages: Path) -> None:
     assert options - set(explained) == set()
 
 
-def test_page_of_job_files_has_every_setting_and_outcome(pages: Path) -> None:
+def test_page_of_storeletd_has_every_outcome_and_metric(pages: Path) -> None:
+    explained = " ".join(terms(pages / "storeletd.8")).replace(",", " ").split()
+    assert (EXIT_CODES.keys() | METRICS.keys()) - set(explained) == set()
+
+
+def test_page_of_job_files_has_every_setting(pages: Path) -> None:
     explained = " ".join(terms(pages / "storelet.d.5")).replace(",", " ").split()
-    assert (YamlSettings.model_fields.keys() | EXIT_CODES.keys()) - set(explained) == set()
+    assert YamlSettings.model_fields.keys() - set(explained) == set()
 
 
 @pytest.mark.parametrize("name", PAGES)
