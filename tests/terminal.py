@@ -8,10 +8,11 @@ import re
 import subprocess
 import sys
 import termios
+from collections.abc import Callable
 
 from tests.helpers import CLONE
 
-__all__ = ["read_terminal", "run_on_terminal", "show", "spawn"]
+__all__ = ["on_terminal", "read_terminal", "run_on_terminal", "show", "spawn"]
 
 
 def spawn(*arguments: str, output: int, errors: int, **environment: str) -> subprocess.Popen[bytes]:
@@ -29,9 +30,16 @@ def spawn(*arguments: str, output: int, errors: int, **environment: str) -> subp
 
 def run_on_terminal(*arguments: str, columns: int = 80, **environment: str) -> str:
     """Return all that storeletctl writes to a terminal."""
+    return on_terminal(
+        lambda slave: spawn(*arguments, output=slave, errors=slave, **environment), columns
+    )
+
+
+def on_terminal(start: Callable[[int], subprocess.Popen[bytes]], columns: int = 80) -> str:
+    """Return all that a process writes to the terminal it is started with."""
     master, slave = pty.openpty()
     termios.tcsetwinsize(slave, (24, columns))
-    with spawn(*arguments, output=slave, errors=slave, **environment) as process:
+    with start(slave) as process:
         os.close(slave)
         shown = b"".join(iter(lambda: read_terminal(master), b""))
         process.wait(60)
