@@ -4,7 +4,7 @@ Nothing is told here a second time. Verbs and options come from the commands' ow
 rest is chapters of README.rst:
 
     storeletctl.1   the verbs; chapters "storeletctl", "Getting your files back"
-    storelet.d.5    chapters "Writing jobs", "Schedules and time", "Destinations"
+    storelet.d.5    chapters "Writing jobs", "Schedules and time", "Destinations", "Databases"
     storeletd.8     the options; chapters "Running the daemon", "Watching", "Security"
 
 They are dated SOURCE_DATE_EPOCH where that is set, as package builders do.
@@ -123,7 +123,7 @@ def _describe_jobs() -> Page:
         section=5,
         purpose="backup jobs of storeletd",
         synopsis=_literal_block(synopsis),
-        chapters=["Writing jobs", "Schedules and time", "Destinations"],
+        chapters=["Writing jobs", "Schedules and time", "Destinations", "Databases"],
     )
 
 

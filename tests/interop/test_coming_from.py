@@ -24,8 +24,15 @@ from tests.scripts import make_program
 from tests.zipparser import parse_zip
 
 PASSWORD = "a long one, made by chance"
-# Commands of the jobs that come from other programs; each says so in a file.
-OTHERS = ("docker", "findmnt", "mysqldump", "pg_dumpall")
+# Commands that the jobs call, and by what they do; each says so in a file.
+OTHERS = {
+    "docker": '"docker ',
+    "findmnt": '"findmnt ',
+    "mysqldump": '"mysql": ',
+    "pg_dump": '"postgresql": ',
+    "pg_dumpall": '"postgresql": ',
+    "psql": '"postgresql": ',
+}
 JOBS = {
     re.match(r"# /etc/storelet.d/(\w+)\.yaml", block)[1]: yaml.safe_load(block)  # type: ignore[index]
     for block in blocks_of(chapter_of("Coming from"), "yaml")
@@ -45,7 +52,7 @@ def test_a_job_in_place_of_another_programs_runs(
 ) -> None:
     log = tmp_path / "log"
     for program in OTHERS:
-        make_program(tmp_path / "bin" / program, f'echo "{program} $*" | tee -a {log}')
+        make_program(tmp_path / "bin" / program, f'echo "{program} $1" | tee -a {log}')
     environment = {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", **seaweedfs.environment}
     with answering(_Healthchecks) as address:
         job = adapt(JOBS[name], tmp_path, seaweedfs, f"http://{address}/check")
@@ -72,7 +79,7 @@ def test_a_job_in_place_of_another_programs_runs(
     for item in job["include"]:
         if "new_dir" in item:
             assert [each for each in members if each.startswith(f"{item['new_dir']}/")]
-    commands = [each for each in OTHERS if f"{each} " in json.dumps(job)]
+    commands = [each for each, sign in OTHERS.items() if sign in json.dumps(job)]
     called = [line.split()[0] for line in log.read_text().splitlines()] if commands else []
     assert sorted(set(called)) == commands
 
@@ -97,6 +104,9 @@ def adapt(job: Any, tmp_path: Path, bucket: Bucket, ping_url: str) -> Any:
         (tmp_path / "password").write_text(f"{PASSWORD}\n")
         (tmp_path / "password").chmod(0o600)
         job["encryption"]["password"]["file"] = str(tmp_path / "password")
+    for item in job["include"]:
+        if "password" in item:
+            item["password"]["file"] = str(tmp_path / "password")
     if "healthchecks" in job:
         (tmp_path / "healthchecks-url").write_text(f"{ping_url}\n")
         (tmp_path / "healthchecks-url").chmod(0o600)
