@@ -248,11 +248,8 @@ def open_trusted_file(path: Path, owner: int) -> Iterator[int]:
             own = error.distrust.path == str(path)
             message = error.distrust.reason if own else str(error)
             raise _fail(path, message, error.distrust.hint) from error
-        except FileNotFoundError as error:
-            raise _fail(path, explain_os_error(path, error)) from error
         except OSError as error:
-            reason = (error.strerror or str(error)).lower()
-            raise _fail(path, f"cannot be followed: {reason}") from error
+            raise _fail(path, explain_os_error(path, error)) from error
         check_regular(os.fstat(descriptor), path)
         yield descriptor
 

@@ -118,7 +118,7 @@ def _ask(what: int, capability: int) -> int:
 def hint_at_root() -> str:
     """Say how the daemon may work as other users."""
     if not _is_service():
-        return "for that, storeletd must be root"
+        return "for that, run it as root"
     return f"{_EDIT}, User=root, CapabilityBoundingSet={_ROOT} and SystemCallFilter={_CALLS}"
 
 

@@ -57,8 +57,8 @@ _FOUND = (
 def list_archives(reach: Reach, what: str, versions: bool, as_json: bool) -> None:
     """List the archives of a job, or at a place, the oldest first.
 
-    A place is a path or URL: s3://bucket/prefix/, file:///path. One that IS bad has failed a
-    verification. Needs no daemon.
+    A place is a path or URL: s3://bucket/prefix/, file:///path. An archive's own path or URL, and
+    JOB@2026-11-20, are that one alone. One that IS bad has failed a verification. Needs no daemon.
     """
     found = reach.archives(what, versions=versions)
     if as_json:
@@ -93,11 +93,12 @@ def list_files(
     patterns: Sequence[str],
     as_json: bool,
 ) -> int:
-    """List the files in an archive, as `ls -l` does: all, or those that fit.
+    """List the files in an archive, as `ls -l` does.
 
+    All, or those that fit a GLOB, as in a .gitignore: `*.conf`, `/etc/ssh/`, `www/**/*.php`.
     ARCHIVE is a path, a URL, JOB, JOB@latest, or JOB@2026-11-20 for the newest one not after that
-    day. GLOB is as in a .gitignore: `*.conf`, `/etc/ssh/`, `www/**/*.php`. Exit code 3 says that
-    the archive is damaged and some of it is not listed, 4 that nothing fits a pattern.
+    day. Exit code 3 says that the archive is damaged and some of it is not listed, 4 that nothing
+    fits a pattern.
     """
     opened = reach.archive(archive)
     with translating():
@@ -129,7 +130,9 @@ def find(
     pattern: str,
     as_json: bool,
 ) -> int:
-    """Find files in all archives of a job, or at a place, each version of a file once.
+    """Find each version of files in all archives of a job.
+
+    Or in those at a place, or in one of them.
 
     GLOB is as in a .gitignore: `index.php` is such a file anywhere, `/www/*.php` only there.
     IN says how many archives have that version. Exit code 1 says that there is none.
@@ -212,7 +215,9 @@ def diff(
     other: str,
     as_json: bool,
 ) -> int:
-    """Show what differs between two archives, from their catalogues alone.
+    """Show what differs between two archives.
+
+    Only their catalogues are read.
 
     An ARCHIVE is a path, a URL, JOB, JOB@latest, or JOB@2026-11-20.
 

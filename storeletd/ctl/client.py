@@ -145,13 +145,19 @@ class Client:
     def _missing_job(self, name: str) -> CommandError:
         """Say why there is no such job: its file is broken, or it is called otherwise."""
         answer = self.jobs()
-        for problem in answer["problems"]:
-            if PurePath(problem["file"]).stem == name and not problem["loaded"]:
-                return BrokenJobError(
-                    f"job {name} is not loaded: {describe_problem(problem)}",
-                    hint=problem["hint"],
-                    exit_code=_INVALID,
-                )
+        problems = [
+            each
+            for each in answer["problems"]
+            if PurePath(each["file"]).stem == name and not each["loaded"]
+        ]
+        if problems:
+            first, *more = problems
+            told = f" (and {len(more)} more)" if more else ""
+            return BrokenJobError(
+                f"job {name} is not loaded: {describe_problem(first)}{told}",
+                hint=f"storeletctl validate {first['file']}" if more else first["hint"],
+                exit_code=_INVALID,
+            )
         near = difflib.get_close_matches(name, [job["name"] for job in answer["jobs"]], n=1)
         hint = f"{near[0]}, or storeletctl list" if near else "storeletctl list"
         return CommandError(f"no such job: {name}", hint=hint, exit_code=_NO_SUCH_JOB)

@@ -6,6 +6,7 @@ the one edge where errors become text and an exit code.
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -128,6 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run storeletctl and exit. `arguments` are those of the command line by default."""
     arguments = sys.argv[1:] if arguments is None else arguments
     as_json = "--json" in arguments  # it counts also where the rest cannot be understood
+    signal.signal(signal.SIGTERM, _end_in_order)  # a terminal's cursor must not stay hidden
     try:
         if sys.stdout is None:  # `>&-`; what a verb wrote would be lost in silence
             raise CommandError(
@@ -143,6 +145,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         code = _fail(CommandError(f"{what}: {error.strerror or error}"), as_json)
         console.turn_off(1)
     sys.exit(code)
+
+
+def _end_in_order(number: int, _frame: object) -> NoReturn:
+    raise SystemExit(128 + number)
 
 
 def _fail(error: CommandError | click.ClickException, as_json: bool) -> int:

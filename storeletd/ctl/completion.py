@@ -22,7 +22,7 @@ fish  storeletctl completion fish > ~/.config/fish/completions/storeletctl.fish
 @click.argument("shell", type=click.Choice(_SHELLS))
 @click.pass_context
 def completion(context: click.Context, shell: str) -> None:
-    """Print what SHELL has to read to complete the command line of storeletctl."""
+    """Print what SHELL has to read to complete command lines."""
     kind = get_completion_class(shell)
     assert kind is not None  # noqa: S101 - click has these three
     program = kind(context.find_root().command, {}, "storeletctl", "_STORELETCTL_COMPLETE")

@@ -131,11 +131,11 @@ def _never_due(job: Job) -> str:
 @json_option
 @pass_invocation
 def status(invocation: Invocation, job: str | None, as_json: bool) -> int:
-    """Show whether all is well, and how the daemon and its jobs are, or one JOB in detail.
+    """Show whether all is well, or one JOB in detail.
 
-    Exit code 3 says that something is not well: a job that is overdue, whose last outcome or
-    verification is neither success nor skipped or whose archives are not pruned because of what
-    a run looked like, or a broken job file.
+    What is not well comes first. Exit code 3 says that something is: a job that is overdue, whose
+    last outcome or verification is neither success nor skipped or whose archives are not pruned
+    because of what a run looked like, or a broken job file.
     """
     client = invocation.client()
     if job is None:

@@ -22,10 +22,10 @@ __all__ = ["pause", "resume", "resume_prune"]
 @json_option
 @pass_invocation
 def pause(invocation: Invocation, jobs: Sequence[str], until: str | None, as_json: bool) -> None:
-    """Start no run of each JOB that is due from now on, until it is resumed.
+    """Start no run of each JOB that is due from now on.
 
-    What is due in a pause is recorded as skipped, and not caught up. A run that is on goes on, and
-    run-now starts others. A pause survives restarts.
+    A pause lasts until the job is resumed, and survives restarts. What is due in it is recorded as
+    skipped, and not caught up. A run that is on goes on, and run-now starts others.
     """
     from storeletd.schedule import local_timezone
 

@@ -28,6 +28,8 @@ _COLUMNS = (
     Column(title="WHY"),
 )
 
+_KEEP = "keep: {last: 3, daily: 7, weekly: 4, monthly: 12}"
+
 
 @click.command()
 @click.argument("job", type=JOB, metavar="JOB")
@@ -35,20 +37,18 @@ _COLUMNS = (
 @json_option
 @reaching
 def prune(reach: Reach, job: str, dry_run: bool, as_json: bool) -> int:
-    """Delete the archives of a job that its `keep` lets go, and say why each stays or goes.
+    """Delete the archives of a job that its `keep` lets go.
 
-    The daemon does so after each run that was a success. Only archives that this host made for
-    this job are ever deleted.
+    It says why each stays or goes. The daemon does so after each run that was a success. Only
+    archives that this host made for this job are ever deleted.
     """
     from storeletd.destinations import prune_archives
 
     settings = reach.job(job)
     if settings.settings.keep is None:
-        raise CommandError(
-            f"job {job} keeps all its archives",
-            hint=f"say in {settings.path}: keep: {{last: 3, daily: 7, weekly: 4, monthly: 12}}",
-            exit_code=78,
-        )
+        is_module = settings.language == "python"
+        hint = "storelet.prune in its code" if is_module else f"say in {settings.path}: {_KEEP}"
+        raise CommandError(f"job {job} keeps all its archives", hint=hint, exit_code=78)
     if not dry_run:
         _check_hold(reach, job)
     with translating():

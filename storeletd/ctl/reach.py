@@ -5,10 +5,11 @@
     JOB, JOB@latest                                        the newest one of a job
     JOB@2026-11-20, JOB@2026-11-20T12:00                   the newest one begun not after it
 
-A job is known by its file; what is called like one in the current directory is meant by `./NAME`.
-Where it is a Python module, which alone knows where it saves, the daemon is asked where its
-archives are. Secrets that are credentials of the service are taken from where systemd has them. An
-archive that is named by path or URL is reached with the keys and the password of its job, too.
+A job is known by its file, in the job directory or where the daemon has it; what is called like
+one in the current directory is meant by `./NAME`. Where it is a Python module, which alone knows
+where it saves, the daemon is asked where its archives are. Secrets that are credentials of the
+service are taken from where systemd has them. An archive that is named by path or URL is reached
+with the keys and the password of its job, too.
 """
 
 from __future__ import annotations
@@ -162,10 +163,12 @@ class Reach:
             return find_until(found, when, name, self.command("archives", name))
 
     def archives(self, text: str, *, versions: bool = False) -> list[storelet.OpenedArchive]:
-        """Return the archives that JOB|URL means, the oldest first."""
+        """Return the archives that JOB|URL means, the oldest first, or the one ARCHIVE means."""
         import storelet
 
         with translating():
+            if self._is_one(text):
+                return [self.archive(text)]
             if "://" in text or "/" in text:
                 how: Any = {**self._client_options(), "versions": versions}
                 found = storelet.list_archives(text, **how)
@@ -198,10 +201,7 @@ class Reach:
     def nothing_found(
         self, text: str, archive: storelet.OpenedArchive, patterns: Sequence[str] = ()
     ) -> CommandError:
-        """Return the error for patterns that no member fits of the archive that `text` named.
-
-        Where it is damaged, that is said, and where others are.
-        """
+        """Return the error for patterns that no member fits of the archive that `text` named."""
         fits = f" fits {' '.join(patterns)}" if patterns else ""
         if not archive.problems:
             message = f"nothing in {archive.name}{fits}"
@@ -250,7 +250,21 @@ class Reach:
         from storeletd.jobfile import SUFFIXES
 
         paths = (self.jobs / f"{name}{suffix}" for suffix in SUFFIXES)
-        return next((path for path in paths if path.exists()), None)
+        return next((path for path in paths if path.exists()), None) or self._ask_for_file(name)
+
+    def _ask_for_file(self, name: str) -> Path | None:
+        """Return where the daemon has a job's file, unless somebody says where job files are."""
+        path = None
+        if str(self.jobs) == JOBS:
+            with suppress(CommandError):
+                path = Path(self.invocation.client().job(name)["path"])
+        return path if path and path.exists() else None
+
+    def _is_one(self, text: str) -> bool:
+        """Tell whether an archive is meant, where a job or a place may be."""
+        if "@" in text and "/" not in text:
+            return self._find_file(text.partition("@")[0]) is not None
+        return text.endswith(".zip") and self._find_file(text) is None
 
     def _no_such(self, text: str) -> CommandError:
         hint = f"jobs are files in {self.jobs}; an archive may also be a path or an s3:// URL"

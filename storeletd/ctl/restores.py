@@ -132,14 +132,13 @@ def _interruptible() -> Iterator[None]:
 @json_option
 @reaching
 def verify(reach: Reach, archive: str, sample: str, as_json: bool) -> int:
-    """Read an archive back and check every file in it: its place, name, size and CRC.
+    """Read an archive back and check every file in it.
 
-    With --sample only that part of the files. Exit code 1 says that something is not right; then
-    an archive of Storelet's is marked as bad by a small file beside it, so that nothing is copied
-    from it any more.
-
-    Where ARCHIVE is a JOB of a daemon that is there, the daemon does it, everywhere the job saves
-    to, and remembers it; a sample then takes up where the last one ended.
+    Its place, name, size and CRC are checked. With --sample only that part of the files. Exit code
+    1 says that something is not right; then an archive of Storelet's is marked as bad by a small
+    file beside it, so that nothing is copied from it any more. Where ARCHIVE is a JOB of a daemon
+    that is there, the daemon does it, everywhere the job saves to, and remembers it; a sample then
+    takes up where the last one ended.
     """
     part = _read_part(sample)
     if reach.is_with_daemon(archive):

@@ -44,7 +44,10 @@ _JOB = Column(title="JOB", name=True)
 @json_option
 @pass_invocation
 def show_next(invocation: Invocation, job: str | None, count: int, as_json: bool) -> None:
-    """Show when JOB, or every job, is due next, in the order of time."""
+    """Show when JOB, or every job, is due next.
+
+    In the order of time; what is due in a pause is not run, and not shown.
+    """
     client = invocation.client()
     jobs = client.jobs()["jobs"] if job is None else [client.job(job)]
     now = datetime.now(UTC)
@@ -59,7 +62,8 @@ def show_next(invocation: Invocation, job: str | None, count: int, as_json: bool
         rows = [(describe_time(due, exact=True), _left(due, now), name) for due, name in coming]
         print_table((_DUE, _LEFT, _JOB), rows)
     else:
-        console.print_remark(f"{job or 'no job'} is{' never' if job else ''} due")
+        why = "paused" if job and jobs[0]["paused"] else "never due" if job else "due"
+        console.print_remark(f"{job or 'no job'} is {why}")
 
 
 def _due_times_of(job: Job, after: datetime) -> Iterator[datetime]:
@@ -67,6 +71,10 @@ def _due_times_of(job: Job, after: datetime) -> Iterator[datetime]:
 
     if job["schedule"] == ["manual"]:
         return iter(())
+    if job["paused"]:
+        if job["paused_until"] is None:
+            return iter(())
+        after = max(after, datetime.fromisoformat(job["paused_until"]))
     return _due_times(parse_schedule(job["schedule"]), _timezone_of(job), after)
 
 

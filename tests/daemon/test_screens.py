@@ -7,6 +7,7 @@ import os
 import pty
 import re
 import subprocess
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -36,7 +37,7 @@ def write_job(daemon: Daemon, job_dir: Path, tree: Path, destination: Path) -> W
             **more,
         }
         (job_dir / f"{name}.yaml").write_text(json.dumps(job))
-        daemon.ctl("reload")
+        daemon.ctl("reload", check=False)
 
     return write
 
@@ -125,3 +126,66 @@ def test_a_terminal_without_colours_gets_none(
     plain = run_on_terminal(*where, verb, **setting)
     assert "failed" in plain
     assert "\x1b" not in plain
+
+
+def test_an_archive_of_its_own_is_listed_alone(
+    daemon: Daemon, write_job: WriteJob, destination: Path
+) -> None:
+    write_job("website")
+    daemon.ctl("run-now", "website")
+    daemon.ctl("run-now", "website")
+    first, second = sorted(map(str, destination.iterdir()))
+    for what, meant in (
+        (first, first),
+        (f"file://{first}", first),
+        (first.rpartition("/")[2], first),
+        ("website@latest", second),
+    ):
+        _titles, row = daemon.ctl("archives", what).stdout.splitlines()
+        assert row.split()[-1] == meant
+    assert len(daemon.ctl("archives", "website").stdout.splitlines()) == 3
+    assert daemon.ctl("find", first, "hello.txt").stdout.splitlines()[1].split()[4] == "1"
+
+
+def test_next_shows_no_due_time_in_a_pause(daemon: Daemon, write_job: WriteJob) -> None:
+    write_job("website", schedule="0 2 * * *", timezone="UTC")
+    daemon.ctl("pause", "website")
+    assert daemon.ctl("next", "--json").stdout == "[]\n"
+    assert daemon.ctl("next", "website").stderr == "website is paused\n"
+    daemon.ctl("pause", "website", "--until", "2126-06-01T02:30Z")
+    (due,) = json.loads(daemon.ctl("next", "website", "--json").stdout)
+    assert due["due"] == "2126-06-02T02:00:00+00:00"
+
+
+def test_a_broken_file_says_how_many_problems_it_has(
+    daemon: Daemon, write_job: WriteJob, job_dir: Path
+) -> None:
+    write_job("website", schedule="often", keep=3)
+    done = daemon.ctl("status", "website", check=False)
+    assert done.stderr.endswith(
+        f" (and 1 more)\nTry: storeletctl validate {job_dir}/website.yaml\n"
+    )
+
+
+@pytest.mark.parametrize("verb", ["run-now", "restore"])
+def test_the_cursor_is_back_when_it_is_told_to_end(
+    daemon: Daemon, write_job: WriteJob, tmp_path: Path, verb: str
+) -> None:
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    if verb == "run-now":
+        write_job("website", before=f"cat {gate}")
+        arguments = ("run-now", "website")
+    else:
+        archive = tmp_path / "large.zip"
+        with zipfile.ZipFile(archive, "w") as file:
+            file.writestr("large", bytes(512 << 20))  # takes a second
+        arguments = ("restore", str(archive), "--target", str(tmp_path / "target"))
+    with following(daemon, *arguments) as (process, master):
+        read_until(master, r"\x1b\[\?25l[\s\S]*0 files|of 1 file")
+        process.terminate()
+        shown = read_until(master, r"\x1b\[\?25h")
+        assert "Traceback" not in shown
+        assert process.wait(10) == 143
+    if verb == "run-now":
+        daemon.ctl("cancel", "website")

@@ -385,7 +385,7 @@ def test_a_daemon_that_may_not_become_others_says_so_and_what_to_do(
             " CAP_SETUID and SystemCallFilter=@setuid @chown @resources capset"
         )
     else:
-        assert done["hint"] == "for that, storeletd must be root"
+        assert done["hint"] == "for that, run it as root"
     assert list(archives.iterdir()) == []
 
 

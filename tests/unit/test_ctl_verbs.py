@@ -134,9 +134,9 @@ def test_the_socket_is_looked_for_in_the_runtime_directory(tmp_path: Path) -> No
 
 def test_next_reckons_in_the_machines_zone_where_that_has_no_name(tmp_path: Path) -> None:
     machine = local_timezone({})
-    document = {"jobs": [{"name": "a", "schedule": ["@daily"], "timezone": "localtime"}]}
+    job = {"name": "a", "schedule": ["@daily"], "timezone": "localtime", "paused": False}
     places = {"STORELET_SOCKET": str(tmp_path / "s"), "PYTHONTZPATH": ""}
-    with answer_once(tmp_path / "s", document):
+    with answer_once(tmp_path / "s", {"jobs": [job]}):
         # The daemon would have the zone of TZ if it had one.
         done = ctl("next", "--json", TZ="Asia/Kathmandu", **places)
     (due,) = [datetime.fromisoformat(each["due"]) for each in json.loads(done.stdout)]
@@ -144,8 +144,8 @@ def test_next_reckons_in_the_machines_zone_where_that_has_no_name(tmp_path: Path
 
 
 def test_next_says_which_job_has_a_zone_that_is_not_known(tmp_path: Path) -> None:
-    document = {"jobs": [{"name": "a", "schedule": ["@daily"], "timezone": "Europe/Atlantis"}]}
-    with answer_once(tmp_path / "s", document):
+    job = {"name": "a", "schedule": ["@daily"], "timezone": "Europe/Atlantis", "paused": False}
+    with answer_once(tmp_path / "s", {"jobs": [job]}):
         done = ctl("next", STORELET_SOCKET=str(tmp_path / "s"))
     assert done.returncode == 1
     assert "job a has a time zone that is not known here: Europe/Atlantis" in done.stderr
@@ -265,6 +265,7 @@ def test_help_lists_the_verbs_and_the_exit_codes() -> None:
     for word in ("run-now", "calendar", "69  the daemon is not reachable", "STORELET_SOCKET"):
         assert word in done.stdout
     assert all(len(line) <= 80 for line in done.stdout.splitlines())
+    assert "..." not in done.stdout.partition("Commands:")[2]  # each verb in one whole line
 
 
 def test_version_is_that_of_the_package() -> None:
