@@ -6,12 +6,10 @@ be what the manual shows, but for times, durations and sizes.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import pty
 import re
 import shlex
-import struct
 import subprocess
 import sys
 import termios
@@ -23,6 +21,7 @@ from storelet.zipformat import RACY_NS
 from tests.helpers import CLONE, Daemon, wait_for
 from tests.manual import blocks_of, chapter_of
 from tests.scripts import make_program
+from tests.terminal import read_terminal
 
 INSTALLING = ("python3 -m venv", "/opt/storelet/bin/pip", "export PATH")
 ARCHIVE = re.compile(r"documents_\d{14}\.zip")
@@ -50,7 +49,7 @@ class Terminal:
         for place, path in self._places.items():
             command = command.replace(place, shlex.quote(str(path)))
         ours, theirs = pty.openpty()
-        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", 24, 80, 0, 0))
+        termios.tcsetwinsize(theirs, (24, 80))
         with subprocess.Popen(
             ["/bin/sh", "-c", command],
             env=os.environ | self._environment,
@@ -66,14 +65,6 @@ class Terminal:
         for place, path in self._places.items():
             screen = screen.replace(str(path), place)
         return screen
-
-
-def read_terminal(descriptor: int) -> bytes:
-    """Read; nothing where whoever wrote has ended, which Linux calls an error."""
-    try:
-        return os.read(descriptor, 1 << 16)
-    except OSError:
-        return b""
 
 
 def show(written: str) -> str:
