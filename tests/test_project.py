@@ -192,7 +192,7 @@ FOR_CTL = {
     f"storeletd.{name}"
     for name in (
         *("schedule", "values", "jobs", "jobfile", "jobdir", "simulation", "destinations"),
-        *("foreground", "includes", "dumps", "dumping", "checkup", "masking"),
+        *("foreground", "includes", "dumps", "dumping", "checkup", "masking", "sqlitecopy"),
     )
 }
 
@@ -200,7 +200,7 @@ FOR_CTL = {
 PUBLIC_MODULES = {"storelet", "storelet.errors"}
 # Entry points: processes of their own, which nothing imports.
 ENTRY_POINTS = {
-    *("storeletd.__main__", "storeletd.programs", "storeletd.keeper", "storeletd.sqlitecopy"),
+    *("storeletd.__main__", "storeletd.programs", "storeletd.keeper"),
     *("storeletd.worker", "storelet.packer", "storelet.restore.unpacker"),
 }
 # Each costs time and memory that a script may not need; the daemon itself never does.

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["restore_database"]
 
 _NO_SUCH = 4
+_PATIENCE_SECONDS = 60.0  # with who has locked a database of SQLite
 _CONFLICT = "--as NAME restores it beside; --overwrite replaces what is there"
 
 Feed = Callable[[Iterator[bytes]], None]
@@ -197,7 +198,7 @@ def _prepare_file(sqlite: IncludeSqlite, target: Path, *, overwrite: bool) -> Fe
 def _replace_content(source: Path, target: Path) -> None:
     """Replace what a database holds in one transaction, whoever has it open."""
     with closing(sqlite3.connect(source)) as copy, closing(sqlite3.connect(target)) as database:
-        copy.backup(database)
+        copy_database(copy, database, _PATIENCE_SECONDS)
 
 
 def _follow(blocks: Iterator[bytes], size: int, observe: storelet.Observer) -> Iterator[bytes]:
@@ -208,3 +209,5 @@ def _follow(blocks: Iterator[bytes], size: int, observe: storelet.Observer) -> I
     for block in blocks:
         yield block
         observe(storelet.Moved(bytes_read=len(block), bytes_sent=0))
+    from storeletd.sqlitecopy import copy_database
+

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import sqlite3
 import stat
 import subprocess
@@ -12,7 +13,7 @@ import sys
 import threading
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,9 @@ import pytest
 import yaml
 
 import storelet
+from storeletd.sqlitecopy import copy_database
 from tests.databases import DatabaseServer, MariaDB, PostgreSQL
-from tests.helpers import CLONE
+from tests.helpers import CLONE, wait_for
 
 PASSWORD = r"""p"a'ss\w:o#r d;$`ü"""  # every character that some file or shell reads otherwise
 PAIRS = 2_000  # at the beginning
@@ -426,11 +428,110 @@ def test_one_with_a_log_is_read_where_nothing_may_be_written(tmp_path: Path, is_
         assert copy.execute("SELECT a FROM pairs").fetchall() == [(7,)]
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be made to have no rights")
+def test_one_whose_writer_died_is_no_dump_with_half_of_what_it_wrote(tmp_path: Path) -> None:
+    """Its journal undoes that; who may not write can neither do so nor read without it."""
+    place = tmp_path / "place"
+    place.mkdir()
+    writer = """
+import os, sqlite3, sys
+database = sqlite3.connect(sys.argv[1], isolation_level=None)
+database.execute("PRAGMA cache_size=5")  # so that it writes before the end
+database.execute("CREATE TABLE t (a)")
+database.executemany("INSERT INTO t VALUES (?)", [("x" * 1_000,)] * 500)
+database.execute("BEGIN")
+database.execute("UPDATE t SET a = ?", ("y" * 1_000,))
+os._exit(0)
+"""
+    subprocess.run([sys.executable, "-c", writer, place / "shop.db"], check=True)
+    for path in (place, *place.iterdir()):
+        os.chown(path, 65534, 65534)
+        path.chmod(0o555 if path == place else 0o444)
+    powerless = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"]
+    copied = subprocess.run(
+        [*powerless, sys.executable, "-m", "storeletd.sqlitecopy", place / "shop.db"],
+        cwd=CLONE,
+        capture_output=True,
+        check=False,
+    )
+    assert copied.returncode == 1
+    assert copied.stdout == b""
+    assert b"readonly" in copied.stderr
+
+
+@pytest.fixture
+def locked(tmp_path: Path) -> Iterator[Path]:
+    """A database that somebody has locked, and does not let go."""
+    path = tmp_path / "locked.db"
+    with closing(sqlite3.connect(path, isolation_level=None)) as holder:
+        holder.execute("CREATE TABLE t (a)")
+        holder.execute("BEGIN EXCLUSIVE")
+        yield path
+
+
+def test_one_that_stays_locked_is_not_waited_for_for_ever(locked: Path) -> None:
+    with (
+        closing(sqlite3.connect(locked, timeout=0)) as source,
+        closing(sqlite3.connect(":memory:")) as target,
+    ):
+        with pytest.raises(sqlite3.OperationalError, match="database is locked"):
+            copy_database(source, target, 0)
+        with pytest.raises(sqlite3.OperationalError, match="database is locked"):
+            copy_database(target, source, 0)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_copy_that_is_ended_leaves_nothing_among_the_temporary_files(
+    locked: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    with subprocess.Popen(
+        [sys.executable, "-m", "storeletd.sqlitecopy", locked],
+        cwd=CLONE,
+        env={"TMPDIR": str(temporary)},
+        stdout=subprocess.DEVNULL,
+    ) as process:
+        opened = Path(f"/proc/{process.pid}/fd")
+
+        def is_copying() -> bool:
+            found = [os.readlink(each) for each in opened.iterdir() if each.is_symlink()]
+            return str(locked) in found and any(str(temporary) in each for each in found)
+
+        wait_for(is_copying)
+        process.send_signal(number)
+    assert process.returncode == -number
+    assert list(temporary.iterdir()) == []
+
+
+def test_a_restore_that_waits_for_a_lock_can_be_interrupted(jobs: Jobs, locked: Path) -> None:
+    with closing(sqlite3.connect(locked.with_name("shop.db"))) as database:
+        database.execute("CREATE TABLE t (a)")
+    assert jobs.run({"sqlite": str(locked.with_name("shop.db"))}).returncode == 0
+    words = ["restore", "db", "--jobs", jobs.directory, "--database", "shop.db"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "storeletd.ctl", *words, "--as", locked, "--overwrite"],
+        cwd=CLONE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        wait_for(lambda: any(locked.parent.glob(".storelet-*")))
+        process.send_signal(signal.SIGINT)
+        assert process.communicate()[1].endswith("interrupted\n")
+    assert process.returncode == 130
+    assert not any(locked.parent.glob(".storelet-*"))
+
+
 def test_what_is_no_database_of_sqlite_fails_the_run(jobs: Jobs, tmp_path: Path) -> None:
     path = tmp_path / "shop.db"
     ran = jobs.run({"sqlite": str(path)})
     assert ran.returncode == 1
-    assert f"no such file: {path}" in ran.stderr + ran.stdout
+    assert f"No such file or directory: '{path}'" in ran.stderr + ran.stdout
+    os.mkfifo(path)
+    ran = jobs.run({"sqlite": str(path)})
+    assert ran.returncode == 1
+    assert f"not a file: {path}" in ran.stderr + ran.stdout
+    path.unlink()
     path.write_text("something else, which is long enough to have a header" * 100)
     ran = jobs.run({"sqlite": str(path)})
     assert ran.returncode == 1
