@@ -437,7 +437,7 @@ def test_a_target_is_given_one_way(nights: Nights, tmp_path: Path) -> None:
     for arguments in ([], ["--in-place", "--target", str(tmp_path)]):
         done = nights.ctl("restore", "website", *arguments)
         assert done.returncode == 2
-        assert "either --target DIR or --in-place" in done.stderr
+        assert "either --target DIR, --in-place or --database NAME" in done.stderr
 
 
 def test_from_s3_one_small_member_costs_its_bytes_and_the_catalogue(
