@@ -11,6 +11,7 @@
     jobfiles    validate, schema;   excerpts   a line with a caret under a place in it
     doctor      doctor;   findings    what it found, as lines
     reach       what ARCHIVE means: archives, reached as the caller;   moments     JOB@2026-11-20
+    keys        what opens archives: passwords, credentials of the service
     client      HTTP on the control socket;   replies     the JSON that comes over it
     progress    a run while it is followed;   forecast    how long it will take
     summaries   a run in words

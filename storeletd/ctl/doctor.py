@@ -38,11 +38,12 @@ _USAGE = 2
 def doctor(
     invocation: Invocation, job: str, policy: bool, directory: Path, as_json: bool
 ) -> int | None:
-    """See whether a job could run: its sources, its keys and what its places can do.
+    """See whether a job could run.
 
-    A small trial archive is written to each place, read, copied and deleted again, and the bucket
-    is asked for its versions, lifecycle rules and clock. All is done as the caller. Exit code 0,
-    or that of what failed.
+    Its sources, its keys and what its places can do are looked at. A small trial archive is
+    written to each place, read, copied and deleted again, and the bucket is asked for its
+    versions, lifecycle rules and clock. All is done as the caller. Exit code 0, or that of what
+    failed.
     """
     from storeletd.checkup import check_up, least_policy
 

@@ -30,6 +30,7 @@ from storeletd.ctl import console
 from storeletd.ctl.arguments import JOBS, jobs_option
 from storeletd.ctl.console import CommandError
 from storeletd.ctl.invocation import Invocation, pass_invocation
+from storeletd.ctl.keys import find_credentials, find_options_of, read_password
 from storeletd.ctl.moments import ARCHIVE_FILE, find_until
 
 if TYPE_CHECKING:
@@ -45,7 +46,6 @@ _KEYS = {"access_key", "secret_key", "aws_session_token"}
 _LOOK_BACK = 50  # runs of a Python module, among which one has saved something
 _MISSING = "check the name, whether it is mounted, and --endpoint-url"  # it is not to be made
 _BUCKET = re.compile(r"s3://[^/]+")
-_CREDENTIALS = ("/run/credentials/storeletd.service", "/etc/credstore")
 
 
 def reaching(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -74,7 +74,7 @@ def reaching(command: Callable[..., Any]) -> Callable[..., Any]:
             invocation=invocation,
             jobs=directory,
             endpoint_url=endpoint_url,
-            password=_read_password(password_file),
+            password=read_password(password_file),
             is_silent=bool(more.get("as_json")),
         )
         return command(reach, **more)
@@ -234,7 +234,7 @@ class Reach:
             job = read_job(path)
         except JobFileError as error:
             raise CommandError(str(error), hint=error.hint, exit_code=78) from error
-        _find_credentials()
+        find_credentials()
         set_environment(job)
         return job
 
@@ -288,7 +288,7 @@ class Reach:
         if job is not None:
             password = self._password_of(job)
             if not options:
-                options = _options_of(job, text)
+                options = find_options_of(job, text)
             if has_keys:
                 options = {name: options[name] for name in options.keys() - _KEYS}
         return storelet.open_archive(text, password=password, **options)
@@ -377,32 +377,3 @@ class Reach:
                 exit_code=_NO_SUCH,
             )
         return list(places)
-
-
-def _options_of(job: Job, url: str) -> dict[str, Any]:
-    """Return the options of `S3` with which a job reaches a URL, where they are to be had."""
-    import storelet
-    from storeletd.destinations import find_options
-
-    with suppress(storelet.CredentialsError):
-        return find_options(job, url)
-    return {}
-
-
-def _read_password(path: Path | None) -> str | None:
-    """Return the password of a file, without the line end behind it, or of the environment."""
-    if path is None:
-        return os.environ.get("STORELET_PASSWORD")
-    try:
-        return path.read_text(errors="surrogateescape").rstrip("\r\n")
-    except OSError as error:
-        raise CommandError(f"cannot read {path}: {error.strerror}", exit_code=12) from error
-
-
-def _find_credentials() -> None:
-    """Let credentials of the service be found by a shell, which systemd gives none."""
-    if "CREDENTIALS_DIRECTORY" not in os.environ:
-        for directory in _CREDENTIALS:
-            if os.path.isdir(directory):
-                os.environ["CREDENTIALS_DIRECTORY"] = directory
-                return
