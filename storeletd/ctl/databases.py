@@ -197,6 +197,8 @@ def _prepare_file(sqlite: IncludeSqlite, target: Path, *, overwrite: bool) -> Fe
 
 def _replace_content(source: Path, target: Path) -> None:
     """Replace what a database holds in one transaction, whoever has it open."""
+    from storeletd.sqlitecopy import copy_database
+
     with closing(sqlite3.connect(source)) as copy, closing(sqlite3.connect(target)) as database:
         copy_database(copy, database, _PATIENCE_SECONDS)
 
@@ -209,5 +211,3 @@ def _follow(blocks: Iterator[bytes], size: int, observe: storelet.Observer) -> I
     for block in blocks:
         yield block
         observe(storelet.Moved(bytes_read=len(block), bytes_sent=0))
-    from storeletd.sqlitecopy import copy_database
-
