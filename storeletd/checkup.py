@@ -25,7 +25,7 @@ from storeletd.includes import (
 from storeletd.jobs import Job
 from storeletd.saves import SaveS3
 
-__all__ = ["check_up", "examine_source", "least_policy"]
+__all__ = ["check_places", "check_up", "examine_source", "least_policy"]
 
 _ENVIRONMENT_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_PROFILE")
 
@@ -45,12 +45,17 @@ def check_up(job: Job) -> Iterator[tuple[str, storelet.Finding]]:
                     yield "sources", _examine_command(command[0])
             case _:
                 yield from (("sources", each) for each in _examine_server(job, source))
+    yield from check_places(job)
+
+
+def check_places(job: Job, *, quick: bool = False) -> Iterator[tuple[str, storelet.Finding]]:
+    """Yield what is found out about a job's secrets and places; see `storelet.examine`."""
     yield from (("secrets", each) for each in _examine_secrets(job))
     destinations, failures = make_destinations(job)
     for failure in failures:
         yield "secrets", _fail("keys", failure)
     for destination in destinations:
-        for finding in storelet.examine(destination, job.name):
+        for finding in storelet.examine(destination, job.name, quick=quick):
             yield _name(destination), finding
 
 

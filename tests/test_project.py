@@ -193,6 +193,7 @@ FOR_CTL = {
     for name in (
         *("schedule", "values", "jobs", "jobfile", "jobdir", "simulation", "destinations"),
         *("foreground", "includes", "dumps", "dumping", "checkup", "masking", "sqlitecopy"),
+        "trust",
     )
 }
 

@@ -9,7 +9,8 @@
     restores    restore, verify;   databases   restore --database
     prunes      prune
     jobfiles    validate, schema;   excerpts   a line with a caret under a place in it
-    doctor      doctor;   findings    what it found, as lines
+    firstjob    init;   questions   what it asks;   draft   the job so far;   deposit   its files
+    doctor      doctor;   findings    what both find, as lines
     reach       what ARCHIVE means: archives, reached as the caller;   moments     JOB@2026-11-20
     keys        what opens archives: passwords, credentials of the service
     client      HTTP on the control socket;   replies     the JSON that comes over it
