@@ -431,6 +431,28 @@ PROMISES = (
         "    if False:\n",
     ),
     Promise(
+        "What doctor writes for trial it deletes, and nothing else",
+        "tests/contract/test_examinations.py::test_who_stops_in_the_middle_leaves_nothing",
+        "storelet/destination/trial.py",
+        "        for name in self._names:\n",
+        "        for name in ():\n",
+    ),
+    Promise(
+        "Where archives are locked, doctor writes nothing",
+        "tests/unit/test_examination.py::test_nothing_is_written_that_would_be_locked",
+        "storelet/destination/s3.py",
+        "        if self._lock is not None:\n            return",
+        "        if False:\n            return",
+    ),
+    Promise(
+        "Init overwrites nothing, and leaves nothing where it is ended",
+        "tests/unit/test_ctl_init.py::"
+        "test_files_are_written_together_or_not_at_all_and_over_none",
+        "storeletd/ctl/deposit.py",
+        "undo.callback(_Written(path, text).take_back)",
+        "_Written(path, text)",
+    ),
+    Promise(
         "Nothing that others wrote steers a terminal",
         f"{_SECURITY}storeletctl_prints_nothing_that_steers_a_terminal",
         "storeletd/ctl/formats.py",

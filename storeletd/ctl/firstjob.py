@@ -39,7 +39,6 @@ _DENIED = 77
 _INTERRUPTED = 130
 _INVALID = 78
 _KEYS_DIRECTORY = "keys"  # in the job directory, where subdirectories are passed over
-_REFERENCE = "env:NAME|file:PATH|credential:NAME"
 
 
 @click.command()
@@ -48,8 +47,8 @@ _REFERENCE = "env:NAME|file:PATH|credential:NAME"
 @click.option("--to", metavar="PLACE", help="Where to: s3://BUCKET/PREFIX/ or a directory.")
 @click.option("--endpoint-url", metavar="URL", help="Where the store is, if not Amazon's.")
 @click.option("--region", metavar="NAME", help="Region of the bucket.")
-@click.option("--access-key", metavar=_REFERENCE, help="Where the access key is to be found.")
-@click.option("--secret-key", metavar=_REFERENCE, help="Where the secret key is to be found.")
+@click.option("--access-key", metavar="REF", help="env:NAME, file:PATH or credential:NAME.")
+@click.option("--secret-key", metavar="REF", help="Likewise; a key itself is refused.")
 @click.option("--schedule", metavar="TEXT", help='When: "02:30", "30 2 * * *", manual, …')
 @jobs_option
 @json_option
