@@ -40,7 +40,8 @@ def trim(environment: Path, packages: Path) -> None:
         if path.name not in COMMANDS and not path.name.startswith("python"):
             path.unlink()
     shutil.rmtree(environment / "include")
-    (environment / "lib64").unlink(missing_ok=True)
+    for name in (".gitignore", "lib64"):
+        (environment / name).unlink(missing_ok=True)
     for data in (packages / "botocore" / "data").iterdir():
         if data.is_dir() and data.name not in SERVICES:
             shutil.rmtree(data)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers import make_once, wait_for
+from tests.helpers import CLONE, make_once, wait_for
 from tests.systemd.debian import build_package, find_root, raise_version
 from tests.systemd.machine import Machine, NoMachineError, do_without
 from tests.systemd.service import Service
@@ -75,6 +75,8 @@ def test_package_lives_and_goes(debian: Machine, package: Path, tmp_path: Path) 
 
 def check_installation(service: Service) -> None:
     debian = service.machine
+    compiled = debian.shell("find /usr/lib/storelet -path '*/storeletd/*.pyc'").splitlines()
+    assert len(compiled) > len(list((CLONE / "storeletd").glob("*.py")))  # nobody has run it yet
     assert debian.shell("storeletctl --version") == debian.shell("storeletd --version").replace(
         "storeletd", "storeletctl"
     )
@@ -145,6 +147,7 @@ def upgrade_while_it_runs(service: Service) -> None:
     assert debian.shell("dpkg-query -W -f '${Version}' storelet").endswith("+newer")
     assert service.show("ActiveState") == "active"
     assert service.show("MainPID") != before
+    check_downtime(service)
     assert service.jobs() == {"example", "sleepy"}
     assert [run["outcome"] for run in service.runs("example")] in (["success"], ["partial"])
     *_, ended = service.runs("sleepy")
@@ -157,6 +160,15 @@ def upgrade_while_it_runs(service: Service) -> None:
     wait_for(lambda: service.runs("sleepy")[0]["outcome"] == "success", what="its success")
     debian.shell("rm /etc/storelet.d/sleepy.yaml")
     wait_for(lambda: service.jobs() == {"example"}, what="the job to go")
+
+
+def check_downtime(service: Service) -> None:
+    """See that no file was replaced under a daemon that ran."""
+    names = ("InactiveEnterTimestamp", "ActiveEnterTimestamp")
+    show = "systemctl show --timestamp=unix --value storeletd --property"
+    stopped, started = (int(service.machine.shell(f"{show}={name}").strip("@\n")) for name in names)
+    unpacked = service.machine.path("/usr/lib/storelet/pyvenv.cfg").stat().st_ctime
+    assert stopped <= unpacked <= started + 1
 
 
 def commands(service: Service) -> set[str]:
