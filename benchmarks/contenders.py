@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from benchmarks.server import find_weed
 
-__all__ = ["CONTENDERS", "STORELET", "Contender", "Place"]
+__all__ = ["CONTENDERS", "STORELET", "Contender", "Nights", "Place"]
 
 # Its arguments: a tree, a directory or s3:BUCKET, how to compress, and then perhaps whether to keep
 # the path, and a password.
@@ -82,6 +83,7 @@ class Place:
 
 
 Command = tuple[str, ...]  # words with {…} that a place fills in
+Nights = Sequence[int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +97,9 @@ class Contender:
     set_up: Command | None = None
     restore_one: Command | None = None
     restore_all: Command | None = None
+    keep: Callable[[Nights, Nights], Command] | None = (
+        None  # those nights, and let go of the others
+    )
     is_nightly: bool = True  # else its nights would be what its first backup is
     is_daemon: bool = False  # `back_up` asks a storeletd
 
@@ -120,6 +125,18 @@ _UNZIP_LAST_FROM_S3 = (
 _IN_SHELL = ("sh", "-ec")
 _RESTIC = ("restic", "--quiet", "--repo={repository}")
 _BORG_EXTRACT = (*_IN_SHELL, 'cd "$0" && exec borg extract "$@"', "{into}", "{kept}::{night}")
+
+
+def _keep_in_restic(kept: Nights, _gone: Nights) -> Command:
+    # Without groups, since it keeps the nights of each group.
+    tags = [f"--keep-tag={night}" for night in kept]
+    return (*_RESTIC, "forget", "--prune", "--group-by=", *tags)
+
+
+def _keep_in_borg(_kept: Nights, gone: Nights) -> Command:
+    delete = 'borg delete "$0" "$@" && borg compact "$0"'
+    return (*_IN_SHELL, delete, "{kept}", *map(str, gone))
+
 
 _TO_DIRECTORY = [
     Contender(
@@ -178,7 +195,8 @@ _TO_DIRECTORY = [
         to="directory",
         needs=("restic",),
         set_up=(*_RESTIC, "init"),
-        back_up=(*_RESTIC, "backup", "{tree}"),
+        back_up=(*_RESTIC, "backup", "--tag={night}", "{tree}"),
+        keep=_keep_in_restic,
         restore_one=(*_RESTIC, "restore", "latest", "--target={into}", "--include={source}"),
         restore_all=(*_RESTIC, "restore", "latest", "--target={into}"),
     ),
@@ -188,6 +206,7 @@ _TO_DIRECTORY = [
         needs=("borg",),
         set_up=("borg", "init", "--encryption=none", "{kept}"),  # as zips are; restic encrypts
         back_up=("borg", "create", "{kept}::{night}", "{tree}"),
+        keep=_keep_in_borg,
         restore_one=(*_BORG_EXTRACT, "{source_inside}"),
         restore_all=_BORG_EXTRACT,
     ),
@@ -247,7 +266,8 @@ _TO_S3 = [
         to="S3",
         needs=("restic",),
         set_up=(*_RESTIC, "init"),
-        back_up=(*_RESTIC, "backup", "{tree}"),
+        back_up=(*_RESTIC, "backup", "--tag={night}", "{tree}"),
+        keep=_keep_in_restic,
         restore_one=(*_RESTIC, "restore", "latest", "--target={into}", "--include={source}"),
         restore_all=(*_RESTIC, "restore", "latest", "--target={into}"),
     ),

@@ -17,8 +17,8 @@ from dataclasses import dataclass, replace
 from operator import itemgetter
 from pathlib import Path
 
-from benchmarks.contenders import Contender, Place
-from benchmarks.measuring import Run, measure
+from benchmarks.contenders import Contender, Nights, Place
+from benchmarks.measuring import Requests, Run, measure
 from benchmarks.server import Server
 from benchmarks.trees import files_in
 from benchmarks.wire import Wire
@@ -43,6 +43,7 @@ class _Post:
     contender: Contender
     place: Place
     environment: dict[str, str]
+    server: Server | None  # of S3; None where it keeps a directory
     bucket: Bucket | None
     wire: Wire | None
     daemon: Daemon | None
@@ -57,13 +58,20 @@ class _Post:
 
     def measure(self, command: tuple[str, ...]) -> Run:
         """Run a command of its contender, and say what it took."""
-        return measure(
+        before = self._count_requests()
+        run = measure(
             self.place.fill_in(command),
             self.environment,
             self.place.own / "log",
             wire=self.wire,
             daemon=self.daemon.pid if self.daemon else None,
         )
+        return replace(run, requests=self._count_requests() - before)
+
+    def _count_requests(self) -> Requests:
+        if self.server is None:
+            return Requests(writing=0, reading=0)
+        return self.server.count_requests(self.place.kept)
 
     def thin(self) -> None:
         """Delete all archives but the newest; what is no zip at the top is not ours to touch."""
@@ -120,6 +128,13 @@ class Course:
         if self._server:
             self._server.reclaim()
 
+    def keep(self, kept: Nights, gone: Nights) -> Iterator[tuple[Contender, int]]:
+        """Have those that keep a repository keep some nights only; yield its size in bytes."""
+        for post in self._posts:
+            if post.contender.keep:
+                post.measure(post.contender.keep(kept, gone))
+                yield post.contender, post.kept_bytes
+
     def restore(self, night: int, source: Path) -> Iterator[tuple[Contender, Run]]:
         """Let all that can restore the tree, or one file of it, and compare what comes back."""
         for post in self._posts:
@@ -158,6 +173,7 @@ def _make_post(
         contender=contender,
         place=place,
         environment=environment,
+        server=server if bucket else None,
         bucket=bucket,
         wire=wire,
         daemon=daemon,

@@ -22,11 +22,24 @@ from pathlib import Path
 from benchmarks.wire import Traffic, Wire
 from tests.helpers import CLONE, wait_for
 
-__all__ = ["Run", "measure", "read_text"]
+__all__ = ["Requests", "Run", "measure", "read_text"]
 
 _LOOK_SECONDS = 0.02
 _LOOK_SHARE = 20  # looking may take one part in so many
 _TICKS = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Requests:
+    """Requests to S3, as its price list tells them apart; deletions are free."""
+
+    writing: int  # and copying, listing, multipart uploads
+    reading: int  # GET and HEAD
+
+    def __sub__(self, before: Requests) -> Requests:
+        return Requests(
+            writing=self.writing - before.writing, reading=self.reading - before.reading
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +53,7 @@ class Run:
     sent_bytes: int = 0  # over the wire
     received_bytes: int = 0
     left_bytes: int = 0  # by how much what is kept grew
+    requests: Requests = Requests(writing=0, reading=0)  # to S3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
 import sys
 import urllib.error
 import urllib.request
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,12 +20,17 @@ from pathlib import Path
 
 import boto3
 
+from benchmarks.measuring import Requests
 from tests.helpers import Bucket, wait_for
 
 __all__ = ["Server", "find_weed"]
 
 _ACCESS_KEY = "storelet"
 _SECRET_KEY = "storelet-secret"  # noqa: S105 - of a server that lives as long as a benchmark
+_REQUESTS = re.compile(
+    r'SeaweedFS_s3_request_total\{bucket="(?P<bucket>.*)",code=".*",type="(?P<type>.*)"\}'
+    r" (?P<count>\d+)"
+)
 
 
 def find_weed() -> str | None:
@@ -38,17 +45,18 @@ class Server:
 
     port: int
     master: int  # its port; the master knows of space and cleans up
+    metrics: int  # its port; what was asked of S3 is counted there
 
     @classmethod
     @contextmanager
     def start(cls, data: Path) -> Iterator[Server]:
         """Run one on free ports, its data in a new directory."""
         (data / "volumes").mkdir(parents=True)
-        ports = _free_ports(8)
+        ports = _free_ports(9)
         with (data / "log").open("wb") as log:
             process = subprocess.Popen(_command(data, ports), stdout=log, stderr=log)
         try:
-            server = cls(port=ports[0], master=ports[1])
+            server = cls(port=ports[0], master=ports[1], metrics=ports[8])
             wait_for(server._is_ready, seconds=60, what=f"SeaweedFS; see {data}/log")
             yield server
         finally:
@@ -75,6 +83,16 @@ class Server:
             secret_key=_SECRET_KEY,
         )
 
+    def count_requests(self, bucket: str) -> Requests:
+        """Return how many requests a bucket has had."""
+        counts: Counter[str] = Counter()
+        for line in _get(f"http://127.0.0.1:{self.metrics}/metrics").decode().splitlines():
+            if found := _REQUESTS.fullmatch(line):
+                counts[found["type"] if found["bucket"] == bucket else ""] += int(found["count"])
+        return Requests(
+            writing=counts["PUT"] + counts["POST"] + counts["LIST"], reading=counts["GET"]
+        )
+
     def reclaim(self) -> None:
         """Give back the disk space of what was deleted, which it does not do by itself."""
         _get(f"http://127.0.0.1:{self.master}/vol/vacuum?garbageThreshold=0.01")
@@ -89,7 +107,7 @@ class Server:
 
 
 def _command(data: Path, ports: list[int]) -> list[str]:
-    s3, master, volume, filer, s3_grpc, master_grpc, volume_grpc, filer_grpc = ports
+    s3, master, volume, filer, s3_grpc, master_grpc, volume_grpc, filer_grpc, metrics = ports
     identity = {
         "name": "storelet",
         "credentials": [{"accessKey": _ACCESS_KEY, "secretKey": _SECRET_KEY}],
@@ -109,6 +127,7 @@ def _command(data: Path, ports: list[int]) -> list[str]:
         *("-s3", f"-s3.port={s3}", f"-s3.port.grpc={s3_grpc}", f"-s3.localSocket={data}/s3.sock"),
         f"-s3.config={data}/s3.json",
         "-s3.autoCreateBucket=false",  # on by default, which no other store does
+        f"-metricsPort={metrics}",
         *("-s3.port.iceberg=0", "-s3.port.lance=0"),  # else on fixed ports
     ]
 

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
+from itertools import islice
 from pathlib import Path
 
-__all__ = ["Churn", "churn", "files_in", "make_tree"]
+__all__ = [
+    "Churn",
+    "change_anywhere",
+    "change_together",
+    "churn",
+    "files_in",
+    "make_large_files",
+    "make_small_files",
+    "make_tree",
+    "rewrite_pieces",
+]
 
 _SEED = 20_130_421
 _TEXT_FILES = 66_000
@@ -32,16 +43,29 @@ def make_tree(tree: Path, scale: float) -> Path:
     At scale 1 about 1.5 GB in 66,033 files, in directories of 100.
     """
     chance = random.Random(_SEED)  # noqa: S311 - it shall be foreseeable
-    for number in range(round(_TEXT_FILES * scale)):
-        path = tree / f"text{number // 4_000:02}" / f"{number % 4_000 // 100:02}" / f"{number}.txt"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(_some_text(chance))
+    _write_texts(tree, round(_TEXT_FILES * scale), chance)
     (tree / "large").mkdir(parents=True)
     for number in range(max(1, round(22 * scale))):
-        blocks = [chance.choice((_mix_text, _mix_few))(chance) for _ in range(20)]
+        blocks = [_make_block(chance) for _ in range(20)]
         (tree / "large" / f"{number}.bin").write_bytes(b"".join(blocks))
     for number in range(max(1, round(11 * scale))):
         (tree / "large" / f"{number}.random").write_bytes(chance.randbytes(10 << 20))
+    return tree
+
+
+def make_small_files(tree: Path, scale: float) -> Path:
+    """Make a tree of small text files: at scale 1 13,200 of 14 kB, in directories of 100."""
+    _write_texts(tree, round(13_200 * scale), random.Random(_SEED))  # noqa: S311 - as above
+    return tree
+
+
+def make_large_files(tree: Path, scale: float) -> Path:
+    """Make a tree of large files, half text and half binaries: at scale 1 40 of 20 to 60 MB."""
+    chance = random.Random(_SEED)  # noqa: S311 - as above
+    tree.mkdir()
+    for number in range(max(1, round(40 * scale))):
+        blocks = [_make_block(chance) for _ in range(20 + number % 40)]
+        (tree / f"{number}.bin").write_bytes(b"".join(blocks))
     return tree
 
 
@@ -51,7 +75,7 @@ def churn(tree: Path, night: int) -> Churn:
     In each directory that is touched, half of the files change, a twentieth is deleted and as
     many are added.
     """
-    chance = random.Random(f"{_SEED} {night}")  # noqa: S311 - as above
+    chance = _chance_of(night)
     changed: list[Path] = []
     added: list[Path] = []
     deleted: list[Path] = []
@@ -70,7 +94,7 @@ def churn(tree: Path, night: int) -> Churn:
         path.unlink()
     for path in changed + added:
         path.write_bytes(_some_text(chance))
-    changed.append(_rewrite_a_piece(tree / "large", chance))
+    changed.append(_rewrite_a_piece(tree / "large", chance, _make_random))
     return Churn(
         changed=tuple(path.relative_to(tree) for path in changed),
         added=tuple(path.relative_to(tree) for path in added),
@@ -79,11 +103,66 @@ def churn(tree: Path, night: int) -> Churn:
     )
 
 
-def _rewrite_a_piece(large: Path, chance: random.Random) -> Path:
+def change_together(tree: Path, night: int, share: float) -> int:
+    """Change a share of the small files, half of all in a directory; return how many bytes."""
+    chance = _chance_of(night)
+    directories = sorted(tree.glob("text*/*"))
+    chance.shuffle(directories)
+    halves = (path for each in directories for path in _some_half(each, chance))
+    return _change(list(islice(halves, _share_of(tree, share))), night, chance)
+
+
+def change_anywhere(tree: Path, night: int, share: float) -> int:
+    """Change a share of the small files, each as likely as any; return how many bytes."""
+    chance = _chance_of(night)
+    files = sorted(tree.glob("text*/*/*"))
+    return _change(chance.sample(files, _share_of(tree, share)), night, chance)
+
+
+def rewrite_pieces(tree: Path, night: int, share: float) -> int:
+    """Rewrite a share of the bytes of large files, a megabyte here and there; return how many."""
+    chance = _chance_of(night)
+    size = sum(path.stat().st_size for path in tree.iterdir())
+    pieces = max(1, round(size * share / _REWRITTEN_BYTES))
+    for _ in range(pieces):
+        _rewrite_a_piece(tree, chance, _make_block)
+    return pieces * _REWRITTEN_BYTES
+
+
+def _chance_of(night: int) -> random.Random:
+    return random.Random(f"{_SEED} {night}")  # noqa: S311 - it shall be foreseeable
+
+
+def _share_of(tree: Path, share: float) -> int:
+    return max(1, round(sum(1 for _ in tree.glob("text*/*/*")) * share))
+
+
+def _some_half(directory: Path, chance: random.Random) -> list[Path]:
+    files = sorted(directory.iterdir())
+    return chance.sample(files, -(-len(files) // 2))
+
+
+def _change(files: list[Path], night: int, chance: random.Random) -> int:
+    """Give files other contents; one in ten is deleted, and another one is added beside it."""
+    size_bytes = 0
+    for number, path in enumerate(files):
+        text = _some_text(chance)
+        if number % 10 == 9:
+            path.unlink()
+            path.with_name(f"added-{night}-{number}.txt").write_bytes(text)
+        else:
+            path.write_bytes(text)
+        size_bytes += len(text)
+    return size_bytes
+
+
+def _rewrite_a_piece(
+    large: Path, chance: random.Random, make: Callable[[random.Random], bytes]
+) -> Path:
     path = chance.choice(sorted(large.iterdir()))
     with path.open("r+b") as file:
         file.seek(chance.randrange(path.stat().st_size - _REWRITTEN_BYTES))
-        file.write(chance.randbytes(_REWRITTEN_BYTES))
+        file.write(make(chance))
     return path
 
 
@@ -92,10 +171,26 @@ def files_in(tree: Path) -> Iterator[Path]:
     return (path for path in tree.rglob("*") if path.is_file())
 
 
+def _write_texts(tree: Path, count: int, chance: random.Random) -> None:
+    for number in range(count):
+        path = tree / f"text{number // 4_000:02}" / f"{number % 4_000 // 100:02}" / f"{number}.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(_some_text(chance))
+
+
 def _some_text(chance: random.Random) -> bytes:
     size = min(int(chance.lognormvariate(8.6, 1.4)), 900_000)
     start = chance.randrange(len(_text()) - size)
     return _text()[start : start + size]
+
+
+def _make_random(chance: random.Random) -> bytes:
+    return chance.randbytes(_REWRITTEN_BYTES)
+
+
+def _make_block(chance: random.Random) -> bytes:
+    """Return a megabyte of what large files are made of."""
+    return chance.choice((_mix_text, _mix_few))(chance)
 
 
 def _mix_text(chance: random.Random) -> bytes:
