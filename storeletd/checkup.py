@@ -115,18 +115,18 @@ def _examine_server(job: Job, server: Server) -> Iterator[storelet.Finding]:
     """See whether a database server answers, and has the databases that are to be dumped."""
     try:
         opened = open_server(job, server)
-        calls = {each: opened.tools.find(each) for each in opened.databases or ()}
-        if opened.databases is None:
+        calls = {each: opened.tools.find(each) for each in server.databases or ()}
+        if server.databases is None:
             calls = {"all": opened.tools.find_all()}
         for name, call in calls.items():
-            message = f"{opened.kind}, database {name}" if opened.databases else opened.kind
+            message = f"{server.kind}, database {name}" if server.databases else server.kind
             if call is None:
                 hint = "a run will show whether it is there"
                 yield storelet.Finding(check="database", state="note", message=message, hint=hint)
             elif ask(opened.starter, call).strip():
                 yield storelet.Finding(check="database", state="ok", message=message)
             else:
-                missing = storelet.SourceMissingError(f"{opened.kind} has no database {name}")
+                missing = storelet.SourceMissingError(f"{server.kind} has no database {name}")
                 yield _fail("database", missing)
     except storelet.StoreletError as error:
         yield _fail("database", error)

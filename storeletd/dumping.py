@@ -19,46 +19,34 @@ import storelet
 from storeletd import secrets
 from storeletd.commands import CommandFailedError, Starter
 from storeletd.dumps import SECRET_FILE, Call, Tools, find_tools, sqlite_call
-from storeletd.includes import SERVER_KINDS, IncludeSqlite, Server
+from storeletd.includes import IncludeSqlite, Server
 from storeletd.jobs import Job
-from storeletd.rights import find_other_user
+from storeletd.rights import find_other_user, hint_at_root
 
 __all__ = ["OpenedServer", "ask", "dump_server", "dump_sqlite", "feed", "open_server"]
 
+_PASSWORD_CHARACTERS = 1_000
 _LAST_BYTES = 4096  # of what a command says on standard error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenedServer:
-    """A database server that a job includes, and how its tools are started."""
+    """What a database server is spoken to with, and how that is started."""
 
-    kind: str
-    directory: str  # of the archive
-    databases: Sequence[str] | None  # None: all
     tools: Tools
     starter: Starter
-
-    def member(self, database: str | None) -> str:
-        """Return the name of a dump in the archive; None: that of all databases in one."""
-        name = ".all" if database is None else database.replace("%", "%25").replace("/", "%2F")
-        return f"{self.directory}/{name}{self.tools.suffix}"
-
-    def database_of(self, member: str) -> str | None:
-        """Return the database whose dump has such a name, as far as `member` gives it one."""
-        name = member.removeprefix(f"{self.directory}/").removesuffix(self.tools.suffix)
-        database = name.replace("%2F", "/").replace("%25", "%")
-        return database if self.member(database) == member else None
 
 
 def open_server(job: Job, server: Server) -> OpenedServer:
     """Return what a server is spoken to with. Raises StoreletError."""
-    (kind,) = SERVER_KINDS & server.model_fields_set
-    names: str | tuple[str, ...] = getattr(server, kind)
     password = None if server.password is None else secrets.resolve(server.password)
+    if password is not None and ("\n" in password or len(password) > _PASSWORD_CHARACTERS):
+        # The tools read it from a line of a file, and what does not fit they would say.
+        raise storelet.CredentialsError(
+            f"no password in {server.password}: it is longer than a line of"
+            f" {_PASSWORD_CHARACTERS:,} characters"
+        )
     return OpenedServer(
-        kind=kind,
-        directory=server.name or kind,
-        databases=None if names == "all" else (names,) if isinstance(names, str) else names,
         tools=find_tools(server, password),
         starter=Starter(job=job, user=find_other_user(server.user)),
     )
@@ -68,10 +56,11 @@ def dump_server(job: Job, backup: storelet.ZipBackup, server: Server) -> None:
     """Include the databases of a server. Raises StoreletError."""
     opened = open_server(job, server)
     tools = opened.tools
-    calls = {opened.member(each): tools.dump(each) for each in _find_databases(opened)}
+    databases = _find_databases(opened) if server.databases is None else server.databases
+    calls = {server.member(each): tools.dump(each) for each in databases}
     more = tools.dump_more()
-    if opened.databases is None and more is not None:
-        calls[f"{opened.directory}/{more[0]}"] = more[1]
+    if server.databases is None and more is not None:
+        calls[f"{server.place}/{more[0]}"] = more[1]
     for member, call in calls.items():
         backup.include_command(call.words, member, start=partial(_start, opened.starter, call))
 
@@ -81,58 +70,62 @@ def dump_sqlite(job: Job, backup: storelet.ZipBackup, sqlite: IncludeSqlite) -> 
     call, user = sqlite_call(sqlite), find_other_user(sqlite.user)
     # It reads what a file of the job's is read with, and it is our own.
     start = partial(_start, Starter(job=job, user=user, privileged=user is None), call)
-    backup.include_command(call.words, sqlite.member, start=start)
+    backup.include_command(call.words, sqlite.place, start=start)
 
 
 def ask(starter: Starter, call: Call) -> str:
     """Run a command and return what it writes. Raises CommandFailedError."""
-    with _running(starter, call, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None  # noqa: S101 - it is a pipe
-        return process.stdout.read().decode(errors="surrogateescape")
+    with tempfile.TemporaryFile() as errors:
+        pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE}
+        with _running(starter, call, errors, **pipes) as process:
+            assert process.stdout is not None  # noqa: S101 - it is a pipe
+            return process.stdout.read().decode(errors="surrogateescape")
 
 
-def feed(starter: Starter, call: Call, blocks: Iterable[bytes]) -> None:
-    """Run a command that reads `blocks`. Raises CommandFailedError, and what they raise.
+def feed(starter: Starter, call: Call, blocks: Iterable[bytes]) -> str:
+    """Run a command that reads `blocks`; return the last line of what it says.
 
-    Then it is killed before its input ends: half a dump must not pass for a whole one.
+    Raises CommandFailedError, and what the blocks raise. Then it is killed before its input ends:
+    half a dump must not pass for a whole one.
     """
-    with _running(starter, call, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as process:
-        assert process.stdin is not None  # noqa: S101 - it is a pipe
-        with suppress(BrokenPipeError):  # it has ended; its status says why
-            for block in blocks:
-                process.stdin.write(block)
-            process.stdin.close()
+    with tempfile.TemporaryFile() as errors:
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL}
+        with _running(starter, call, errors, **pipes) as process:
+            assert process.stdin is not None  # noqa: S101 - it is a pipe
+            with suppress(BrokenPipeError):  # it has ended; its status says why
+                for block in blocks:
+                    process.stdin.write(block)
+                process.stdin.close()
+        return _find_reason(errors)
 
 
 def _find_databases(server: OpenedServer) -> Sequence[str | None]:
-    """Return the databases to dump one by one; None stands for all in one dump."""
-    if server.databases is not None:
-        return server.databases
+    """Return all databases to dump one by one; None stands for all in one dump."""
     call = server.tools.find_all()
-    return [None] if call is None else ask(server.starter, call).splitlines()
+    if call is None:
+        return [None]
+    return [os.fsdecode(bytes.fromhex(name)) for name in ask(server.starter, call).split()]
 
 
 @contextmanager
-def _running(starter: Starter, call: Call, **pipes: Any) -> Iterator[subprocess.Popen[bytes]]:
+def _running(
+    starter: Starter, call: Call, errors: IO[bytes], **pipes: Any
+) -> Iterator[subprocess.Popen[bytes]]:
     """Start a command, and see that it ends well. Raises CommandFailedError."""
-    name = call.words[0]
-    with tempfile.TemporaryFile() as errors:
-        try:
-            process = _start(starter, call, call.words, stderr=errors, **pipes)
-        except OSError as error:
-            hint = "is it installed, and on the PATH?"
-            message = f"cannot run {name}: {error.strerror}"
-            raise CommandFailedError(message, hint=hint) from error
-        try:
-            yield process
-        except BaseException:
-            process.kill()
-            process.wait()
-            raise
-        status = process.wait()
-        if status:
-            how = f"status {status}" if status > 0 else f"signal {-status}"
-            raise CommandFailedError(f"{name} ended with {how}{_find_reason(errors)}")
+    process = _start(starter, call, call.words, stderr=errors, **pipes)
+    try:
+        yield process
+    except BaseException:
+        process.kill()
+        process.wait()
+        raise
+    status = process.wait()
+    if status:
+        how = f"status {status}" if status > 0 else f"signal {-status}"
+        reason = _find_reason(errors)
+        raise CommandFailedError(
+            f"{call.words[0]} ended with {how}" + (f": {reason}" if reason else "")
+        )
 
 
 def _find_reason(errors: IO[bytes]) -> str:
@@ -140,12 +133,23 @@ def _find_reason(errors: IO[bytes]) -> str:
     errors.seek(max(errors.seek(0, os.SEEK_END) - _LAST_BYTES, 0))
     lines = [line for line in errors.read().decode(errors="replace").splitlines() if line.strip()]
     speaking = [line for line in lines if "error" in line.lower()]
-    return "".join(f": {line.strip()}" for line in (speaking or lines)[-1:])
+    return "".join((speaking or lines)[-1:]).strip()
 
 
 def _start(
     starter: Starter, call: Call, _words: Sequence[str], **pipes: Any
 ) -> subprocess.Popen[bytes]:
+    """Start a command. Raises CommandFailedError."""
+    try:
+        return _give_secret(starter, call, **pipes)
+    except OSError as error:
+        is_refused = starter.user is not None and isinstance(error, PermissionError)
+        hint = hint_at_root() if is_refused else "is it installed, and on the PATH?"
+        message = f"cannot run {call.words[0]}: {error.strerror}"
+        raise CommandFailedError(message, hint=hint) from error
+
+
+def _give_secret(starter: Starter, call: Call, **pipes: Any) -> subprocess.Popen[bytes]:
     """Start a command that finds its secret in a file without a name. Raises OSError."""
     if call.secret is None:
         return replace(starter, variables=call.variables)(call.words, cwd="/", **pipes)

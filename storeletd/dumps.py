@@ -39,9 +39,13 @@ __all__ = [
 SECRET_FILE = "\0secret"  # noqa: S105 - no word of a job file has a NUL
 
 _NAMING_BYTES = 1 << 10  # the longest beginning of a line that names a database, and more
+_DATABASES = (
+    "SELECT encode(convert_to(datname, getdatabaseencoding()), 'hex') FROM pg_database"
+    " WHERE datallowconn AND NOT datistemplate ORDER BY datname"
+)
 _USER_SCHEMAS = (
-    "SELECT schema_name FROM information_schema.schemata WHERE schema_name NOT IN"
-    " ('information_schema', 'mysql', 'performance_schema', 'sys') ORDER BY 1"
+    "SELECT HEX(schema_name) FROM information_schema.schemata WHERE schema_name NOT IN"
+    " ('information_schema', 'mysql', 'performance_schema', 'sys') ORDER BY schema_name"
 )
 _USER_TABLES = (
     "SELECT count(*) FROM pg_class JOIN pg_namespace n ON n.oid = relnamespace"
@@ -72,10 +76,8 @@ class Return:
 class Tools(Protocol):
     """What a kind of server is spoken to with."""
 
-    suffix: str  # of a dump's name
-
     def find_all(self) -> Call | None:
-        """Write the names of all databases, one a line; None: all are one dump."""
+        """Write the names of all databases, in hexadecimal, one a line; None: all are one dump."""
 
     def dump(self, database: str | None) -> Call:
         """Write a database, or all in one."""
@@ -115,8 +117,6 @@ def sqlite_call(sqlite: IncludeSqlite) -> Call:
 
 
 class _Postgresql:
-    suffix = ".dump"
-
     def __init__(self, server: IncludePostgresql, password: str | None) -> None:
         self._options = server.options
         known = {"PGHOST": server.host, "PGPORT": server.port, "PGUSER": server.username}
@@ -139,9 +139,7 @@ class _Postgresql:
         return self._call(*words, database=database)
 
     def find_all(self) -> Call:
-        return self._ask(
-            "SELECT datname FROM pg_database WHERE datallowconn AND NOT datistemplate ORDER BY 1"
-        )
+        return self._ask(_DATABASES)
 
     def dump(self, database: str | None) -> Call:
         # Not compressed: the archive does that on all cores.
@@ -158,7 +156,9 @@ class _Postgresql:
         return self._ask(_USER_TABLES, database)
 
     def bring_back(self, database: str, target: str, *, is_there: bool, overwrite: bool) -> Return:
-        undo = self._call("dropdb", "--if-exists", "--maintenance-db=postgres", "--", target)
+        # By force: the server may not have seen yet that who restored is gone.
+        drop = ("dropdb", "--force", "--if-exists", "--maintenance-db=postgres")
+        undo = self._call(*drop, "--", target)
         if not is_there and database == target:  # with its encoding, owner, rights and settings
             feed = self._call("pg_restore", "--create", "--exit-on-error", "--dbname=postgres")
             return Return(feed=feed, undo=undo)
@@ -180,8 +180,6 @@ class _Postgresql:
 
 
 class _Mysql:
-    suffix = ".sql"
-
     def __init__(
         self,
         server: IncludeMariadb | IncludeMysql,
@@ -209,21 +207,25 @@ class _Mysql:
         return Call(words=(words[0], *own, *words[1:]), secret=self._secret)
 
     def _ask(self, query: str) -> Call:
-        return self._call(self._client, "--batch", "--raw", "--skip-column-names", "-e", query)
+        # No locale, of which a service may have none, says how the query is written.
+        how = ("--default-character-set=utf8mb4", "--batch", "--skip-column-names", "--execute")
+        return self._call(self._client, *how, query)
 
     def find_all(self) -> Call:
         return self._ask(_USER_SCHEMAS)
 
     def dump(self, database: str | None) -> Call:
         how = ("--single-transaction", "--routines", "--events", "--no-tablespaces")
-        charset = "--default-character-set=utf8mb4"
+        # What a row takes at most, which is the server's to limit.
+        limits = ("--default-character-set=utf8mb4", "--max-allowed-packet=1G")
         names = ("--databases", "--", database or "")
-        return self._call(self._dumper, *how, charset, *self._options, *names)
+        return self._call(self._dumper, *how, *limits, *self._options, *names)
 
     def dump_more(self) -> tuple[str, Call] | None:
         if not self._has_users:
             return None
-        return "users.sql", self._call(self._dumper, "--system=users")
+        # In a directory of its own: a database may be called users.
+        return "server/users.sql", self._call(self._dumper, "--system=users")
 
     def find(self, database: str) -> Call:
         schema = "SELECT 1 FROM information_schema.schemata WHERE schema_name ="
@@ -245,15 +247,14 @@ class _Mysql:
 
 
 class _Mongodb:
-    suffix = ".archive"
-
     def __init__(self, server: IncludeMongodb, password: str | None) -> None:
         known = {"host": server.host, "port": server.port, "username": server.username}
         own = [f"--{name}={value}" for name, value in known.items() if value is not None]
         self._secret = None
         if password is not None:
             own.append(f"--config={SECRET_FILE}")
-            self._secret = f"password: {json.dumps(password)}\n"  # YAML
+            # YAML, which knows no halves of a character.
+            self._secret = f"password: {json.dumps(password, ensure_ascii=False)}\n"
         self._own = (*own, *server.options)
 
     def find_all(self) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from typing import Annotated
+from collections.abc import Mapping, Sequence
+from typing import Annotated, ClassVar
 
 from pydantic import (
     BaseModel,
@@ -44,6 +44,7 @@ __all__ = [
     "IncludePostgresql",
     "IncludeSqlite",
     "Server",
+    "check_places",
 ]
 
 
@@ -144,8 +145,8 @@ class IncludeCommand(_Privileges):
     name: MemberName = Field(description="Its name in the archive.", examples=["shop.dump"])
 
 
-class _Tool(SettingsModel):
-    """With what a database is dumped."""
+class _Server(SettingsModel):
+    """Where a database server is; what is left out, its own tools know."""
 
     name: MemberName | None = setting(
         "Directory of the archive for the dumps; left out, the kind's own name.", "database"
@@ -158,11 +159,6 @@ class _Tool(SettingsModel):
         " daemon must be root.",
         "postgres",
     )
-
-
-class _Server(_Tool):
-    """Where a database server is; what is left out, its own tools know."""
-
     host: Text | None = setting(
         "Name of the server, or the directory or file of its socket.", "db.example.org"
     )
@@ -173,9 +169,41 @@ class _Server(_Tool):
         {"credential": "db-password"},
     )
 
+    suffix: ClassVar[str]  # of a dump's name
+
+    @property
+    def kind(self) -> str:
+        """The setting that says which databases."""
+        (kind,) = SERVER_KINDS & self.model_fields_set
+        return kind
+
+    @property
+    def databases(self) -> Sequence[str] | None:
+        """The databases by their names; None: all."""
+        names: str | tuple[str, ...] = getattr(self, self.kind)
+        return None if names == "all" else (names,) if isinstance(names, str) else names
+
+    @property
+    def place(self) -> str:
+        """The directory of the archive for the dumps."""
+        return (self.name or self.kind).rstrip("/")
+
+    def member(self, database: str | None) -> str:
+        """Return the name of a dump in the archive; None: that of all databases in one."""
+        name = ".all" if database is None else database.replace("%", "%25").replace("/", "%2F")
+        return f"{self.place}/{name}{self.suffix}"
+
+    def database_of(self, member: str) -> str | None:
+        """Return the database whose dump has such a name, as far as `member` gives it one."""
+        name = member.removeprefix(f"{self.place}/").removesuffix(self.suffix)
+        database = name.replace("%2F", "/").replace("%25", "%")
+        return database if self.member(database) == member else None
+
 
 class IncludePostgresql(_Server):
     """Include databases of PostgreSQL, as pg_dump writes them in its custom format."""
+
+    suffix: ClassVar[str] = ".dump"
 
     postgresql: DatabaseNames = Field(
         description="A database, a list of them, or all: then roles and tablespaces come too.",
@@ -186,6 +214,8 @@ class IncludePostgresql(_Server):
 class IncludeMariadb(_Server):
     """Include databases of MariaDB, as mariadb-dump writes them in one transaction."""
 
+    suffix: ClassVar[str] = ".sql"
+
     mariadb: DatabaseNames = Field(
         description="A database, a list of them, or all: then the server's users come too.",
         examples=["shop"],
@@ -195,6 +225,8 @@ class IncludeMariadb(_Server):
 class IncludeMysql(_Server):
     """Include databases of MySQL, as mysqldump writes them in one transaction."""
 
+    suffix: ClassVar[str] = ".sql"
+
     mysql: DatabaseNames = Field(
         description="A database, a list of them, or all.", examples=[["shop", "blog"]]
     )
@@ -202,6 +234,8 @@ class IncludeMysql(_Server):
 
 class IncludeMongodb(_Server):
     """Include databases of MongoDB, as mongodump writes them."""
+
+    suffix: ClassVar[str] = ".archive"
 
     mongodb: DatabaseNames = Field(
         description="A database, a list of them, or all of them in one dump.", examples=["all"]
@@ -220,9 +254,9 @@ class IncludeSqlite(SettingsModel):
     )
 
     @property
-    def member(self) -> str:
+    def place(self) -> str:
         """Its name in the archive."""
-        return self.name or os.path.basename(self.sqlite)
+        return (self.name or os.path.basename(self.sqlite)).rstrip("/")
 
 
 SERVER_KINDS = frozenset({"postgresql", "mariadb", "mysql", "mongodb"})
@@ -250,3 +284,12 @@ Include = Annotated[
     | Annotated[IncludeMongodb, Tag("IncludeMongodb")],
     one_of(INCLUDE_KINDS),
 ]
+
+
+def check_places(value: tuple[Include, ...]) -> tuple[Include, ...]:
+    """Hold databases to places of their own in the archive, by which they are found again."""
+    places = [each.place for each in value if isinstance(each, Server | IncludeSqlite)]
+    for place in places:
+        if places.count(place) > 1:
+            raise ValueError(f"expected one item of databases for {place}: give another a name")
+    return value

@@ -14,11 +14,11 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import ConfigDict, Discriminator, Field, StrictBool, StrictInt, Tag
+from pydantic import AfterValidator, ConfigDict, Discriminator, Field, StrictBool, StrictInt, Tag
 from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import core_schema
 
-from storeletd.includes import Include
+from storeletd.includes import Include, check_places
 from storeletd.items import SettingsModel, setting
 from storeletd.saves import Save
 from storeletd.values import (
@@ -161,6 +161,7 @@ _Includes = Annotated[
         examples=[[{"directory": "/srv/www", "name": "www"}, {"file": "/etc/fstab"}]],
         min_length=1,
     ),
+    AfterValidator(check_places),
 ]
 _Saves = Annotated[
     tuple[Save, ...],

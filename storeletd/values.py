@@ -244,13 +244,6 @@ def _write_part(part: float) -> str:
     return f"{part * 100:g}%"
 
 
-def _check_database(value: str) -> str:
-    """Hold `value` to what can be a word of a command line and a file's name as well."""
-    if "/" in value or value.startswith("-") or not value.isprintable():
-        raise ValueError("expected the name of a database, without `/` and no `-` in front")
-    return value
-
-
 def _find_databases_kind(value: object) -> str | None:
     if value == "all":
         return "all"
@@ -373,11 +366,10 @@ Command = Annotated[
         custom_error_message="expected a command: a list of texts, or one text for a shell",
     ),
 ]
-_Database = Annotated[Text, AfterValidator(_check_database)]
 DatabaseNames = Annotated[
     Annotated[Literal["all"], Tag("all")]
-    | Annotated[_Database, Tag("text")]
-    | Annotated[tuple[_Database, ...], Field(min_length=1), Tag("list")],
+    | Annotated[Text, Tag("text")]
+    | Annotated[tuple[Text, ...], Field(min_length=1), Tag("list")],
     Discriminator(
         _find_databases_kind,
         custom_error_type=TEXT_EXPECTED,

@@ -176,7 +176,8 @@ class MariaDB(DatabaseServer):
     def sql(self, text: str, database: str = "") -> str:
         """Run SQL as the server's owner; return what it answers, bare."""
         own = ("--no-defaults", f"--socket={self.socket}", "--user=root")
-        return self.run("mariadb", *own, "--batch", "--skip-column-names", database, text=text)
+        how = ("--batch", "--skip-column-names", "--default-character-set=utf8mb4")
+        return self.run("mariadb", *own, *how, f"--database={database}", text=text)
 
 
 def _find_postgresql() -> Path | None:

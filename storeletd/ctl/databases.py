@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sqlite3
 import tempfile
 import time
@@ -25,9 +26,8 @@ from storeletd.ctl.reach import Reach, translating
 
 if TYPE_CHECKING:
     import storelet
-    from storeletd.dumping import OpenedServer
     from storeletd.dumps import Call
-    from storeletd.includes import IncludeSqlite
+    from storeletd.includes import IncludeSqlite, Server
     from storeletd.jobs import Job
 
 __all__ = ["restore_database"]
@@ -45,7 +45,7 @@ class _Dump:
 
     database: str | None  # None: all of a server
     member: storelet.StoredMember
-    place: OpenedServer | IncludeSqlite
+    place: Server | IncludeSqlite
 
 
 def restore_database(
@@ -66,16 +66,18 @@ def restore_database(
 
     opened = reach.archive(text)
     with translating():
-        dump = _find(reach.job_named(text, opened), opened, database)
+        job = reach.job_named(text, opened)
+        dump = _find(job, opened, database)
         if isinstance(dump.place, IncludeSqlite):
             target = os.path.abspath(target or dump.place.sqlite)
             feed = _prepare_file(dump.place, Path(target), overwrite=overwrite)
         else:
             source = dump.database or database
             target = target or source
-            feed = _prepare_server(dump.place, source, target, overwrite=overwrite)
+            feed = _prepare_server(job, dump.place, source, target, overwrite=overwrite)
         begun = time.monotonic()
         if not dry_run:
+            _interrupt_on_end()
             with showing_progress(live=console.is_terminal() and not as_json) as observe:
                 feed(_follow(opened.stream(dump.member), dump.member.size, observe))
         took = time.monotonic() - begun
@@ -100,6 +102,13 @@ def restore_database(
         )
 
 
+def _interrupt_on_end() -> None:
+    """Have whatever ends us undo what is half done, as ^C does: a terminal that is closed, say."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:  # not under nohup
+            signal.signal(number, signal.default_int_handler)
+
+
 def _find(job: Job, opened: storelet.OpenedArchive, wanted: str) -> _Dump:
     """Return the dump of a database, by its name or the dump's own. Raises CommandError."""
     dumps = list(_list_dumps(job, opened))
@@ -121,27 +130,30 @@ def _find(job: Job, opened: storelet.OpenedArchive, wanted: str) -> _Dump:
 
 def _list_dumps(job: Job, opened: storelet.OpenedArchive) -> Iterator[_Dump]:
     """Yield what the archive has of the databases that its job includes."""
-    from storeletd.dumping import open_server
     from storeletd.includes import IncludeSqlite, Server
 
     stored = {member.name: member for member in opened.members()}
     for include in job.settings.include:
         if isinstance(include, IncludeSqlite):
-            if include.member in stored:
+            if include.place in stored:
                 name = os.path.basename(include.sqlite)
-                yield _Dump(database=name, member=stored[include.member], place=include)
+                yield _Dump(database=name, member=stored[include.place], place=include)
         elif isinstance(include, Server):
-            server = open_server(job, include)
             for name, member in stored.items():
-                if (found := server.database_of(name)) is not None:
-                    database = None if name == server.member(None) else found
-                    yield _Dump(database=database, member=member, place=server)
+                if (found := include.database_of(name)) is not None:
+                    database = None if name == include.member(None) else found
+                    yield _Dump(database=database, member=member, place=include)
 
 
-def _prepare_server(server: OpenedServer, database: str, target: str, *, overwrite: bool) -> Feed:
+def _prepare_server(
+    job: Job, place: Server, database: str, target: str, *, overwrite: bool
+) -> Feed:
     """Return what feeds a dump to a server. Raises CommandError where that must not be."""
-    from storeletd.dumping import ask, feed
+    import storelet
+    from storeletd.dumping import ask, feed, open_server
     from storeletd.dumps import rename_database
+
+    server = open_server(job, place)
 
     def is_so(call: Call | None) -> bool:
         return call is not None and ask(server.starter, call).strip() not in ("", "0")
@@ -155,16 +167,22 @@ def _prepare_server(server: OpenedServer, database: str, target: str, *, overwri
         if back.prepare is not None:
             ask(server.starter, back.prepare)
         try:
-            feed(
+            said = feed(
                 server.starter,
                 back.feed,
                 rename_database(blocks, database, target) if back.renames else blocks,
             )
+            if said:  # mongorestore ends well, too, where it has found nothing to restore
+                console.print_remark(escape(said))
         except BaseException:
+            leaves_half = back.leaves_half
             if back.undo is not None:
-                ask(server.starter, back.undo)
-            elif back.leaves_half:
-                console.print_remark(f"Only a part of database {target} is restored")
+                try:
+                    ask(server.starter, back.undo)
+                except storelet.StoreletError:
+                    leaves_half = True
+            if leaves_half:
+                console.print_remark(f"Only a part of database {escape(target)} is restored")
             raise
 
     return restore

@@ -447,6 +447,26 @@ SPOILT: list[dict[str, Any]] = [
 ]
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"postgresql": "a", "host": "one"}, {"postgresql": "b", "host": "two"}),
+        ({"mariadb": "all", "name": "x"}, {"mongodb": "all", "name": "x/"}),
+        ({"sqlite": "/a/shop.db"}, {"sqlite": "/b/shop.db"}),
+    ],
+)
+def test_databases_have_places_of_their_own_in_the_archive(
+    values: dict[str, Any], tmp_path: Path, one: dict[str, Any], other: dict[str, Any]
+) -> None:
+    """Else nobody knew, when one is to be restored, of which item it is."""
+    path = tmp_path / "website.yaml"
+    path.write_text(yaml.safe_dump(values | {"include": [one, other]}))
+    with pytest.raises(JobFileError, match=r"include: expected one item of databases for"):
+        read_job(path)
+    path.write_text(yaml.safe_dump(values | {"include": [one, {**other, "name": "another"}]}))
+    read_job(path)
+
+
 @pytest.mark.parametrize("change", SPOILT, ids=str)
 def test_schema_and_reader_refuse_the_same(
     validator: jsonschema.Draft202012Validator,
