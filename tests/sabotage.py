@@ -446,8 +446,7 @@ PROMISES = (
     ),
     Promise(
         "Init overwrites nothing, and leaves nothing where it is ended",
-        "tests/unit/test_ctl_init.py::"
-        "test_files_are_written_together_or_not_at_all_and_over_none",
+        "tests/unit/test_ctl_init.py::test_files_are_written_together_or_not_at_all_and_over_none",
         "storeletd/ctl/deposit.py",
         "undo.callback(_Written(path, text).take_back)",
         "_Written(path, text)",
