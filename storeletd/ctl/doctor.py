@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import pwd
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +11,12 @@ import click
 from storeletd.ctl import console
 from storeletd.ctl.arguments import jobs_option
 from storeletd.ctl.console import CommandError
-from storeletd.ctl.findings import describe_finding, exit_code_of, print_finding
+from storeletd.ctl.findings import (
+    describe_finding,
+    exit_code_of,
+    print_finding,
+    say_whose_rights,
+)
 from storeletd.ctl.formats import describe_count, escape
 from storeletd.ctl.invocation import Invocation, json_option, pass_invocation
 from storeletd.ctl.names import JOB
@@ -79,7 +81,7 @@ def doctor(
             )
         else:
             console.print_line(_sum_up(findings))
-            _say_whose_rights(invocation)
+            say_whose_rights(invocation)
     return code
 
 
@@ -108,19 +110,3 @@ def _sum_up(findings: Sequence[storelet.Finding]) -> str:
     checks = describe_count(len(findings), "check")
     said = f"{failed:,} of {checks} failed" if failed else f"A run can go well: {checks}"
     return said + (f", {describe_count(warnings, 'warning')}" if warnings else "")
-
-
-def _say_whose_rights(invocation: Invocation) -> None:
-    """Say so where the daemon, whose socket it is, is another user."""
-    with suppress(OSError):
-        owner = os.stat(invocation.socket_path).st_uid
-        if owner != os.geteuid():
-            us, daemon = _name_user(os.geteuid()), _name_user(owner)
-            console.print_remark(f"Checked as {us}; storeletd is {daemon}, who has other rights")
-
-
-def _name_user(uid: int) -> str:
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import pwd
 import shutil
 import textwrap
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from storeletd.ctl import console
 from storeletd.ctl.formats import escape
+from storeletd.ctl.invocation import Invocation
 
 if TYPE_CHECKING:
     import storelet
 
-__all__ = ["describe_finding", "exit_code_of", "print_finding"]
+__all__ = ["describe_finding", "exit_code_of", "print_finding", "say_whose_rights"]
 
 _STATE_WIDTH = len("warning")
 _CHECK_WIDTH = len("file system")
@@ -47,6 +51,22 @@ def exit_code_of(findings: Sequence[storelet.Finding]) -> int:
 
     errors = [each.error for each in findings if each.error is not None]
     return storelet.join_errors(errors).exit_code if errors else 0
+
+
+def say_whose_rights(invocation: Invocation) -> None:
+    """Say so where the daemon, whose socket it is, is another user."""
+    with suppress(OSError):
+        owner = os.stat(invocation.socket_path).st_uid
+        if owner != os.geteuid():
+            us, daemon = _name_user(os.geteuid()), _name_user(owner)
+            console.print_remark(f"Checked as {us}; storeletd is {daemon}, who has other rights")
+
+
+def _name_user(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
 
 
 def _wrap(text: str) -> list[str]:

@@ -23,7 +23,12 @@ from storeletd.ctl.arguments import JOBS, jobs_option
 from storeletd.ctl.console import CommandError
 from storeletd.ctl.deposit import write_together
 from storeletd.ctl.draft import AnswerError, Bucket, Draft, read_bucket, read_key
-from storeletd.ctl.findings import describe_finding, exit_code_of, print_finding
+from storeletd.ctl.findings import (
+    describe_finding,
+    exit_code_of,
+    print_finding,
+    say_whose_rights,
+)
 from storeletd.ctl.formats import escape
 from storeletd.ctl.invocation import Invocation, json_option, pass_invocation
 from storeletd.ctl.keys import find_credentials
@@ -267,6 +272,7 @@ def _finish(
     console.print_line("\nNext:")
     width = max(len(command) for command, _ in steps)
     console.print_all(f"  {escape(command):{width}}  {meaning}" for command, meaning in steps)
+    say_whose_rights(invocation)
 
 
 def _write(draft: Draft) -> list[Path]:

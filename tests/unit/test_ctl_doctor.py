@@ -204,5 +204,8 @@ def test_it_says_as_whom_where_the_daemon_is_another_user(
     path = write_job(
         job_dir, f"include: [{{directory: {tree}}}]", f"save: [{{directory: {destination}}}]"
     )
-    done = ctl("--socket", str(socket), "doctor", str(path))
-    assert done.stderr == "Checked as root; storeletd is nobody, who has other rights\n"
+    said = "Checked as root; storeletd is nobody, who has other rights\n"
+    assert ctl("--socket", str(socket), "doctor", str(path)).stderr == said
+    options = ("--include", str(tree), "--to", str(destination), "--schedule", "manual")
+    done = ctl("--socket", str(socket), "init", "x", *options, "--jobs", str(job_dir))
+    assert done.stderr == said
