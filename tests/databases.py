@@ -16,7 +16,7 @@ from typing import Any, Self
 
 from tests.helpers import wait_for
 
-__all__ = ["DatabaseServer", "MariaDB", "PostgreSQL"]
+__all__ = ["DatabaseServer", "MariaDB", "PostgreSQL", "find_postgresql"]
 
 # Who ends pytest by SIGKILL gets no chance to stop anything: PR_SET_PDEATHSIG, prctl(2).
 _DYING_WITH_US = """
@@ -118,12 +118,12 @@ class PostgreSQL(DatabaseServer):
     @staticmethod
     def missing() -> str | None:
         """Say why it cannot be used here."""
-        if _find_postgresql() is None or shutil.which("pg_dump") is None:
+        if find_postgresql() is None or shutil.which("pg_dump") is None:
             return "PostgreSQL is not installed (Debian: postgresql)"
         return None
 
     def _begin(self) -> None:
-        programs = _find_postgresql()
+        programs = find_postgresql()
         assert programs is not None
         self.run(
             programs / "initdb",
@@ -180,7 +180,7 @@ class MariaDB(DatabaseServer):
         return self.run("mariadb", *own, *how, f"--database={database}", text=text)
 
 
-def _find_postgresql() -> Path | None:
+def find_postgresql() -> Path | None:
     """Return the directory of the server's programs, which is on no PATH in Debian."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
     if found:
