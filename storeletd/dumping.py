@@ -6,6 +6,7 @@ the job says.
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import tempfile
@@ -143,7 +144,7 @@ def _start(
     try:
         return _give_secret(starter, call, **pipes)
     except OSError as error:
-        is_refused = starter.user is not None and isinstance(error, PermissionError)
+        is_refused = starter.user is not None and error.errno == errno.EPERM
         hint = hint_at_root() if is_refused else "is it installed, and on the PATH?"
         message = f"cannot run {call.words[0]}: {error.strerror}"
         raise CommandFailedError(message, hint=hint) from error

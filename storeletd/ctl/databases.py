@@ -130,7 +130,7 @@ def _find(job: Job, opened: storelet.OpenedArchive, wanted: str) -> _Dump:
 
 def _list_dumps(job: Job, opened: storelet.OpenedArchive) -> Iterator[_Dump]:
     """Yield what the archive has of the databases that its job includes."""
-    from storeletd.includes import IncludeSqlite, Server
+    from storeletd.includes import IncludeMongodb, IncludeSqlite, Server
 
     stored = {member.name: member for member in opened.members()}
     for include in job.settings.include:
@@ -141,7 +141,8 @@ def _list_dumps(job: Job, opened: storelet.OpenedArchive) -> Iterator[_Dump]:
         elif isinstance(include, Server):
             for name, member in stored.items():
                 if (found := include.database_of(name)) is not None:
-                    database = None if name == include.member(None) else found
+                    is_all = isinstance(include, IncludeMongodb) and name == include.member(None)
+                    database = None if is_all else found
                     yield _Dump(database=database, member=member, place=include)
 
 

@@ -241,7 +241,13 @@ class Reach:
     def job_named(self, text: str, archive: storelet.OpenedArchive) -> Job:
         """Return the job of an archive that `text` named."""
         name = text.partition("@")[0]
-        return self.job(name if self._find_file(name) else archive.backup or name)
+        if not self._find_file(name):
+            if archive.backup is None:
+                hint = "name it as it was, JOB_YYYYMMDDhhmmss.zip"
+                message = f"nobody knows of which job {archive.name} is"
+                raise CommandError(message, hint=hint, exit_code=_NO_SUCH)
+            name = archive.backup
+        return self.job(name)
 
     def _find_file(self, name: str) -> Path | None:
         """Return the file of a job; None where there is none of that name."""

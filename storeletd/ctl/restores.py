@@ -30,11 +30,16 @@ _INTERRUPTED = 130
 _SHOWN = 20  # members that were not restored
 
 
-def _read_target(text: str) -> Path:
-    """Return what files may be restored to. Raises BadParameter."""
+def _read_name(text: str) -> str:
+    """Return a name that is one. Raises BadParameter."""
     if not text.strip():
         raise click.BadParameter("the name is empty: is a variable of the shell not set?")
-    return Path(text)
+    return text
+
+
+def _read_target(text: str) -> Path:
+    """Return what files may be restored to. Raises BadParameter."""
+    return Path(_read_name(text))
 
 
 @click.command()
@@ -52,8 +57,15 @@ def _read_target(text: str) -> Path:
     show_default=True,
     help="Replace files that are there; if-newer: where the archive's is newer.",
 )
-@click.option("--database", metavar="NAME", help="Feed back a dump of this database instead.")
-@click.option("--as", "name", metavar="NAME", help="With --database: under this name.")
+@click.option(
+    "--database",
+    type=_read_name,
+    metavar="NAME",
+    help="Feed back a dump of this database instead.",
+)
+@click.option(
+    "--as", "name", type=_read_name, metavar="NAME", help="With --database: under this name."
+)
 @json_option
 @reaching
 def restore(

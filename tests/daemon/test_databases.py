@@ -574,6 +574,28 @@ def test_a_database_that_is_not_in_the_archive_is_said_with_those_that_are(
     )
 
 
+def test_one_called_all_is_one_and_a_name_is_not_empty(server: DatabaseServer, jobs: Jobs) -> None:
+    quote = '"' if isinstance(server, PostgreSQL) else "`"
+    server.sql(f"CREATE DATABASE {quote}.all{quote}")
+    assert jobs.run(jobs.item(server, [".all", "shop"])).returncode == 0
+    server.sql(f"DROP DATABASE {quote}.all{quote}")
+    assert jobs.restore("--database", "nosuch").returncode == 4
+    for words in (["--database="], ["--database=shop", "--as=", "--overwrite"]):
+        result = jobs.restore(*words)
+        assert result.returncode == 2
+        assert "the name is empty: is a variable of the shell not set?" in result.stderr
+
+
+def test_an_archive_of_another_name_says_that_its_job_is_not_known(
+    server: DatabaseServer, jobs: Jobs
+) -> None:
+    assert jobs.run(jobs.item(server, "shop")).returncode == 0
+    other = jobs.archive.rename(jobs.kept / "other.zip")
+    result = jobs.ctl("restore", other, "--jobs", jobs.directory, "--database", "shop")
+    assert result.returncode == 4
+    assert result.stderr.startswith("Error: nobody knows of which job other.zip is\nTry: name it")
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may dump as somebody else")
 def test_the_tools_run_as_the_user_that_the_job_says(
     server: DatabaseServer, jobs: Jobs, tmp_path: Path
@@ -594,6 +616,17 @@ def test_doctor_says_whether_a_database_is_there(server: DatabaseServer, jobs: J
     jobs.secret.write_text("another")
     result = jobs.ctl("doctor", "db", "--jobs", jobs.directory)
     assert "password authentication failed" in result.stdout or "Access denied" in result.stdout
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be made to have no rights")
+def test_who_may_not_be_somebody_else_is_told(server: DatabaseServer, jobs: Jobs) -> None:
+    path = jobs.write(jobs.item(server, "shop", user=server.account))
+    powerless = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"]
+    ran = subprocess.run(
+        [*powerless, *jobs.words("run", path)], **jobs.how, capture_output=True, check=False
+    )
+    assert ran.returncode == 1
+    assert "Operation not permitted\n  Try: for that, storeletd must be root" in ran.stdout
 
 
 # MongoDB, of which there is none here: its tools are asked whether they are called as they are
