@@ -10,7 +10,6 @@ import logging
 import subprocess
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import IO
 
@@ -91,7 +90,7 @@ class _Errors(threading.Thread):
 
     def run(self) -> None:
         """Read until the end."""
-        with self._pipe as pipe, suppress(OSError, ValueError):
+        with self._pipe as pipe:
             while line := pipe.readline(_LINE_BYTES):
                 text = line.decode(errors="replace").rstrip()
                 if text:

@@ -130,7 +130,6 @@ class Packing:
         with closing(self.outputs[entry.name].blocks()) as blocks:
             first, second = next(blocks, b""), next(blocks, None)
             if second is None:
-                entry = entry._replace(size=len(first))
                 header, stored = self._pack_whole(entry, first, self._deflate(first), offset, write)
                 return header, (len(first), stored, False, None)
             member = _make_member(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
 import zipfile
 from collections.abc import Iterator
 from functools import partial
@@ -158,6 +160,44 @@ def test_one_that_is_not_there_says_so_without_its_words(way: str, kept: Path) -
         back_up(way, kept, "", start=start)
 
 
+def test_the_last_line_that_speaks_of_an_error_says_why(
+    way: str, kept: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """However much is said before, and whatever behind it."""
+    program = """if True:
+        import os, sys
+        os.close(1)
+        for number in range(3_000): print("line", number, file=sys.stderr)
+        print("x" * 10_000, file=sys.stderr)
+        print("an Error: no such table\\nin line 1", file=sys.stderr)
+        os._exit(3)
+        """
+    with pytest.raises(storelet.SourceError, match=r"status 3: an Error: no such table$"):
+        back_up(way, kept, program)
+    lines = [each.message for each in caplog.records if each.levelname == "WARNING"]
+    assert sum("x" in each for each in lines) == 3  # an endless one would fill the memory
+
+
+def test_what_it_leaves_behind_is_not_waited_for(way: str, kept: Path, running: Path) -> None:
+    """A process that holds its standard error, as some that go into the background do."""
+    program = f"""if True:
+        import subprocess
+        left = subprocess.Popen(["sleep", "600"], stdout=subprocess.DEVNULL)
+        open({str(running)!r}, "w").write(str(left.pid))
+        print("data")
+        """
+    back_up(way, kept, program)
+    os.kill(int(running.read_text()), signal.SIGKILL)  # it is there still
+
+
+def test_what_it_says_is_a_sign_of_life(way: str, kept: Path) -> None:
+    events: list[storelet.Event] = []
+    with storelet.observe(events.append):
+        back_up(way, kept, "print('x' * 5_000_000, end='')")
+    read = [each.bytes_read for each in events if isinstance(each, storelet.Moved)]
+    assert sum(read) >= 5_000_000
+
+
 def test_what_it_says_beside_is_logged_and_no_failure(
     way: str, kept: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -169,7 +209,14 @@ def test_what_it_says_beside_is_logged_and_no_failure(
 def test_it_gets_no_input_and_what_the_caller_says(way: str, kept: Path) -> None:
     start = partial(subprocess.Popen, env={"WHO": "me"}, cwd="/")
     program = "import os, sys; print(sys.stdin.read() + os.environ['WHO'] + os.getcwd(), end='')"
-    back_up(way, kept, program, start=start)
+    ours = os.dup(0)
+    try:
+        with Path(__file__).open() as file:
+            os.dup2(file.fileno(), 0)
+            back_up(way, kept, program, start=start)
+    finally:
+        os.dup2(ours, 0)
+        os.close(ours)
     opened = storelet.open_archive(only(kept))
     assert opened.read("site.sql") == b"me/"
 
@@ -180,7 +227,8 @@ def running(tmp_path: Path) -> Iterator[Path]:
     yield tmp_path / "pid"
 
 
-def test_it_is_ended_where_the_backup_ends_before(kept: Path, running: Path) -> None:
+@pytest.mark.parametrize("before", ["pass", "signal.signal(signal.SIGTERM, signal.SIG_IGN)"])
+def test_it_is_ended_where_the_backup_ends_before(kept: Path, running: Path, before: str) -> None:
     class Full(storelet.Directory):
         def open_upload(self, *arguments: object, **options: object) -> object:  # type: ignore[override]
             upload = super().open_upload(*arguments, **options)  # type: ignore[arg-type]
@@ -192,7 +240,7 @@ def test_it_is_ended_where_the_backup_ends_before(kept: Path, running: Path) -> 
             return upload
 
     program = (
-        f"import os, sys; open({str(running)!r}, 'w').write(str(os.getpid()))\n"
+        f"import os, signal, sys; {before}; open({str(running)!r}, 'w').write(str(os.getpid()))\n"
         "while True: sys.stdout.write('x' * 100_000)"
     )
     with (
@@ -202,6 +250,42 @@ def test_it_is_ended_where_the_backup_ends_before(kept: Path, running: Path) -> 
         backup.include_command([sys.executable, "-c", program], "endless")
     with pytest.raises(ProcessLookupError):
         os.kill(int(running.read_text()), 0)
+
+
+def test_it_is_run_here_however_many_files_are_packed_by_others(kept: Path, tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    for number in range(1_000):
+        (tree / str(number)).write_bytes(b"x")
+    with storelet.ZipBackup("example", destination=storelet.Directory(kept)) as backup:
+        backup.include_directory(tree, name="one")
+        backup.include_command(["echo", "hello"], "dump")
+        backup.include_directory(tree, name="two")
+        planned = time.time_ns()
+    opened = storelet.open_archive(only(kept))
+    assert opened.read("dump") == b"hello\n"
+    result = opened.verify()
+    assert (result.planned, result.refused) == (2_001, [])
+    (member,) = opened.members(["dump"])
+    assert member.mtime_ns >= planned  # when it was run
+
+
+def test_a_backup_whose_command_has_failed_cannot_be_saved(kept: Path) -> None:
+    with (
+        pytest.raises(storelet.StoreletError, match="broke off"),
+        storelet.ZipBackup("example") as backup,
+    ):
+        with pytest.raises(storelet.SourceError):
+            backup.include_command(["false"], "dump")
+        backup.save_to_directory(kept)
+
+
+def test_nothing_is_included_in_a_backup_that_has_ended(way: str, kept: Path) -> None:
+    streamed = storelet.Directory(kept) if way == "streamed" else None
+    with storelet.ZipBackup("example", destination=streamed) as backup:
+        pass
+    with pytest.raises(storelet.UsageError, match="backup example has ended"):
+        backup.include_command(["true"], "dump")
 
 
 def test_a_name_that_is_taken_is_an_error_for_a_dump_must_not_be_missing(

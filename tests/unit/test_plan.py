@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from storelet.entry import Entry
 from storelet.names import Names
 from storelet.observer import Skipped
+from storelet.output import Output
 from storelet.plan import WHOLE_BYTES, Facts, Filler, Plan, Shelf
 from storelet.zipformat import fingerprint, portable_name
 
@@ -233,3 +234,12 @@ def test_any_stat_is_kept(numbers: Sequence[int]) -> None:
     assert entries_of(plan.files) == [odd]
     assert plan.files.facts(0)[2:] == (0xFFFFFFFE, 0xFFFFFFFE, odd.mode)
     assert plan.files.fingerprint(0) == fingerprint(mtime_ns, ctime_ns, inode, size)
+
+
+def test_what_nobody_knows_the_size_of_counts_for_nothing() -> None:
+    """Parts of an upload are as large as what is to come wants them."""
+    plan = Plan()
+    plan.add(entry("a", size=10))
+    before = plan.files.size_of(None)
+    plan.add_output(Output("dump", ["true"]))
+    assert plan.files.size_of(None) == plan.files.size_of(bytearray([1, 1])) == before + 512
