@@ -131,7 +131,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run storeletctl and exit. `arguments` are those of the command line by default."""
     arguments = sys.argv[1:] if arguments is None else arguments
     as_json = "--json" in arguments  # it counts also where the rest cannot be understood
-    signal.signal(signal.SIGTERM, _end_in_order)  # a terminal's cursor must not stay hidden
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:  # not under nohup
+            signal.signal(number, _end_in_order)
     try:
         if sys.stdout is None:  # `>&-`; what a verb wrote would be lost in silence
             raise CommandError(
@@ -150,6 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def _end_in_order(number: int, _frame: object) -> NoReturn:
+    """End by an exception: what is half done is undone, and a terminal's cursor shown again."""
     raise SystemExit(128 + number)
 
 

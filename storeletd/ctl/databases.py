@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import sqlite3
 import tempfile
 import time
@@ -77,7 +76,6 @@ def restore_database(
             feed = _prepare_server(job, dump.place, source, target, overwrite=overwrite)
         begun = time.monotonic()
         if not dry_run:
-            _interrupt_on_end()
             with showing_progress(live=console.is_terminal() and not as_json) as observe:
                 feed(_follow(opened.stream(dump.member), dump.member.size, observe))
         took = time.monotonic() - begun
@@ -100,13 +98,6 @@ def restore_database(
         console.print_line(
             f"Restored {what}, {size}, to database {escape(target)} in {describe_elapsed(took)}"
         )
-
-
-def _interrupt_on_end() -> None:
-    """Have whatever ends us undo what is half done, as ^C does: a terminal that is closed, say."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is signal.SIG_DFL:  # not under nohup
-            signal.signal(number, signal.default_int_handler)
 
 
 def _find(job: Job, opened: storelet.OpenedArchive, wanted: str) -> _Dump:
