@@ -16,10 +16,16 @@ import click
 
 from storeletd.ctl import console
 from storeletd.ctl.console import CommandError
-from storeletd.ctl.formats import describe_bytes, describe_count, describe_time, escape
+from storeletd.ctl.formats import (
+    describe_bytes,
+    describe_count,
+    describe_place,
+    describe_time,
+    escape,
+)
 from storeletd.ctl.invocation import json_option
 from storeletd.ctl.names import ARCHIVE
-from storeletd.ctl.reach import Reach, find_unfitting, name_archive, reaching, translating
+from storeletd.ctl.reach import Reach, find_unfitting, reaching, translating
 from storeletd.ctl.tables import Column, print_table
 
 if TYPE_CHECKING:
@@ -75,7 +81,7 @@ def list_archives(reach: Reach, what: str, versions: bool, as_json: bool) -> Non
                     describe_time(each.modified),
                     describe_bytes(each.size),
                     "deleted" if each.is_deleted else "bad" if each.is_bad else "",
-                    name_archive(each),
+                    describe_place(each.url),
                 )
                 for each in found
             ),

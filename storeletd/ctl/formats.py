@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from datetime import datetime, tzinfo
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
 if TYPE_CHECKING:
     from storeletd.ctl.replies import Problem
@@ -15,6 +16,7 @@ __all__ = [
     "describe_bytes",
     "describe_count",
     "describe_elapsed",
+    "describe_place",
     "describe_problem",
     "describe_span",
     "describe_time",
@@ -25,6 +27,12 @@ __all__ = [
 _MINUTE = 60
 _HOUR = 60 * _MINUTE
 _DAY = 24 * _HOUR
+
+
+def describe_place(url: str) -> str:
+    """Return what people call an archive's URL: its path where it is a file, else all of it."""
+    is_local = url.startswith("file://")
+    return unquote(url.removeprefix("file://")) if is_local else url
 
 
 def escape(text: str) -> str:

@@ -22,13 +22,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote
 
 import click
 
 from storeletd.ctl import console
 from storeletd.ctl.arguments import JOBS, jobs_option
 from storeletd.ctl.console import CommandError
+from storeletd.ctl.formats import describe_place
 from storeletd.ctl.invocation import Invocation, pass_invocation
 from storeletd.ctl.keys import find_credentials, find_options_of, read_password
 from storeletd.ctl.moments import ARCHIVE_FILE, find_until
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     import storelet
     from storeletd.jobs import Job
 
-__all__ = ["Reach", "find_unfitting", "name_archive", "reaching", "translating"]
+__all__ = ["Reach", "find_unfitting", "reaching", "translating"]
 
 _USAGE = 2
 _NO_SUCH = 4
@@ -110,12 +110,6 @@ def find_unfitting(archive: storelet.OpenedArchive, patterns: Sequence[str]) -> 
             for pattern in patterns
             if not pattern.startswith("!") and next(archive.members([pattern]), None) is None
         ]
-
-
-def name_archive(archive: storelet.OpenedArchive) -> str:
-    """Return what people call an archive: its path, or its s3:// URL."""
-    is_local = archive.url.startswith("file://")
-    return unquote(archive.url.removeprefix("file://")) if is_local else archive.url
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,7 +204,7 @@ class Reach:
         hint = None
         if archive.backup is not None:
             names = (text.partition("@")[0], archive.backup)
-            there = name_archive(archive).rpartition("/")[0] + "/"
+            there = describe_place(archive.url).rpartition("/")[0] + "/"
             hint = self.command("archives", next(filter(self._find_file, names), there))
         return CommandError(f"nothing {left}: {archive.problems[0]}", hint=hint)
 

@@ -13,11 +13,17 @@ import click
 from storeletd.ctl import console
 from storeletd.ctl.console import CommandError
 from storeletd.ctl.databases import restore_database
-from storeletd.ctl.formats import describe_bytes, describe_count, describe_elapsed, escape
+from storeletd.ctl.formats import (
+    describe_bytes,
+    describe_count,
+    describe_elapsed,
+    describe_place,
+    escape,
+)
 from storeletd.ctl.invocation import json_option
 from storeletd.ctl.meter import showing_progress
 from storeletd.ctl.names import ARCHIVE
-from storeletd.ctl.reach import Reach, find_unfitting, name_archive, reaching, translating
+from storeletd.ctl.reach import Reach, find_unfitting, reaching, translating
 from storeletd.ctl.runs import follow
 
 if TYPE_CHECKING:
@@ -185,7 +191,7 @@ def _mark_bad(opened: storelet.OpenedArchive, result: storelet.Unpacked) -> None
     reasons = [*opened.problems, *(f"{name}: {reason}" for name, reason in result.refused)]
     with translating():
         opened.mark_bad(reasons[0])
-    console.print_remark(f"Marked as bad by {name_archive(opened)}.bad")
+    console.print_remark(f"Marked as bad by {describe_place(opened.url)}.bad")
 
 
 def _read_part(text: str) -> float:

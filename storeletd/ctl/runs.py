@@ -124,7 +124,7 @@ def follow(client: Client, run: Run, *, verbose: bool, as_json: bool) -> Run:
 
 def print_outcome(run: Run) -> None:
     """Say how a finished run ended, and what can be done about it."""
-    print_line(describe_outcome(run))
+    console.print_all(describe_outcome(run))
     if run["hint"]:
         print_line(f"  Try: {escape(run['hint'])}")
 

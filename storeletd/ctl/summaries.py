@@ -1,4 +1,4 @@
-"""A run in words: its row among others, its outcome in one line, all that is kept of it.
+"""A run in words: its row among others, its outcome in a line or two, all that is kept of it.
 
 Pure: returns lines, fit to be printed (what comes from elsewhere is escaped, outcomes may have
 a colour).
@@ -14,6 +14,7 @@ from storeletd.ctl.formats import (
     describe_bytes,
     describe_count,
     describe_elapsed,
+    describe_place,
     describe_time,
     escape,
 )
@@ -82,19 +83,17 @@ def describe_runs(runs: Sequence[Run]) -> Iterator[str]:
             yield f"{' ' * len(cells[0])}  Try: {escape(run['hint'])}"
 
 
-def describe_outcome(run: Run) -> str:
-    """Return how a finished run ended, in one line."""
+def describe_outcome(run: Run) -> Iterator[str]:
+    """Yield how a finished run ended, in one line, and each of its archives, to be copied whole."""
     outcome = describe_state(run)
-    parts = [
-        f"{escape(archive['url'])} ({describe_bytes(archive['bytes'])})"
-        for archive in run["archives"]
-    ]
-    if run["archives"] or run["kind"] == "verify":
-        parts.append(_describe_figures(run))
+    has_figures = bool(run["archives"]) or run["kind"] == "verify"
+    parts = [_describe_figures(run)] if has_figures else []
     parts += _explain(run)
     took = describe_took(run)
     head = f"{escape(run['job'])}: {colour(outcome)}" + (f" in {took}" if took else "")
-    return ": ".join([head, ", ".join(parts)]) if parts else head
+    yield ": ".join([head, ", ".join(parts)]) if parts else head
+    for archive in run["archives"]:
+        yield f"  {escape(describe_place(archive['url']))}"
 
 
 def describe_skipped(run: Run, entries: Sequence[SkippedEntry], *, most: int = _FEW) -> list[str]:

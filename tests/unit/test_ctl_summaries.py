@@ -89,8 +89,8 @@ RUNNING = _run(id=44, state="running", outcome=None, finished_at=None, archives=
     [
         (
             _run(),
-            f"website: success in 3m04s: {URL} (570 MiB),"
-            " read 660 of 66,034 files, sent 12.0 MiB of 570 MiB",
+            "website: success in 3m04s: read 660 of 66,034 files, sent 12.0 MiB of 570 MiB\n"
+            f"  {URL}",
         ),
         (
             _run(
@@ -98,8 +98,8 @@ RUNNING = _run(id=44, state="running", outcome=None, finished_at=None, archives=
                 files=files(skipped=2),
                 message="2 entries are not in the archive",
             ),
-            f"website: partial in 3m04s: {URL} (570 MiB),"
-            " read 660 of 66,036 files, sent 12.0 MiB of 570 MiB, 2 skipped",
+            "website: partial in 3m04s: read 660 of 66,036 files, sent 12.0 MiB of 570 MiB,"
+            f" 2 skipped\n  {URL}",
         ),
         (FAILED, r"website: failed in 2s: no such bucket: my-\x1bbucket"),
         (
@@ -108,8 +108,8 @@ RUNNING = _run(id=44, state="running", outcome=None, finished_at=None, archives=
         ),
     ],
 )
-def test_an_outcome_is_one_line(run: Run, line: str) -> None:
-    assert click.unstyle(describe_outcome(run)) == line
+def test_an_outcome_is_one_line_and_one_for_each_archive(run: Run, line: str) -> None:
+    assert click.unstyle("\n".join(describe_outcome(run))) == line
 
 
 def test_runs_are_aligned_and_say_why_they_failed() -> None:
