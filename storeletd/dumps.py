@@ -170,8 +170,7 @@ class _Postgresql:
             "pg_restore",
             "--clean",
             "--if-exists",
-            "--single-transaction",
-            "--exit-on-error",
+            "--single-transaction",  # ends at the first error, too
             f"--dbname=dbname='{escaped}'",
         )
         if is_there:
@@ -312,6 +311,6 @@ def _quote(text: str, *, backslashes: bool = False) -> str:
 
 
 def _quote_option(value: str) -> str:
-    """Write a value as an option file of MySQL has it, which has one line for each."""
-    escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    """Write a value as an option file of MySQL has it."""
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'

@@ -13,7 +13,7 @@ import sys
 import threading
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,10 @@ from storeletd.sqlitecopy import copy_database
 from tests.databases import DatabaseServer, MariaDB, PostgreSQL
 from tests.helpers import CLONE, wait_for
 
-PASSWORD = r"""p"a'ss\w:o#r d;$`ü"""  # every character that some file or shell reads otherwise
+PASSWORD = r"""p"a#'ss\n\w:or d;$`ü"""  # every character that some file or shell reads otherwise
+COPY = r"""sh`op's "copy" = \3"""  # likewise
 PAIRS = 2_000  # at the beginning
+HEARING = ["env", "--default-signal"]  # what runs the tests may ignore signals, and so would others
 
 
 @pytest.fixture(scope="module", params=[PostgreSQL, MariaDB], ids=lambda kind: kind.__name__)
@@ -183,16 +185,47 @@ def test_a_database_comes_back_as_it_was_at_one_moment(server: DatabaseServer, j
     with writing(lambda number: pair_off(server, number)):
         ran = jobs.run(jobs.item(server, "shop"))
     assert ran.returncode == 0, ran.stderr
-    result = jobs.restore("--database", "shop", "--as", 'sh`op\'s "copy" = 3')
+    result = jobs.restore("--database", "shop", "--as", COPY)
     assert (result.returncode, result.stderr) == (0, "")
     assert re.match(r"Restored \w+/shop\.\w+ of db_\d+\.zip, .*, to database sh`op", result.stdout)
-    assert is_whole(server, 'sh`op\'s "copy" = 3')
+    assert is_whole(server, COPY)
     assert is_whole(server, "shop")
+    again = jobs.restore("--database", "shop", "--as", COPY)
+    assert again.returncode == 1
+    assert "is there, and not empty" in again.stderr
+
+
+def test_a_dump_waits_for_no_transaction(server: DatabaseServer, jobs: Jobs) -> None:
+    sleep = "pg_sleep(60)" if isinstance(server, PostgreSQL) else "sleep(60)"
+    listed = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
+    kill = "SELECT pg_terminate_backend({})"
+    if isinstance(server, MariaDB):
+        listed = f"SELECT id FROM information_schema.processlist WHERE info = 'SELECT {sleep}'"
+        kill = "KILL {}"
+
+    def write() -> None:
+        with suppress(AssertionError):  # it is killed
+            server.sql(f"BEGIN; INSERT INTO pairs VALUES (0, 0, 'x'); SELECT {sleep};", "shop")
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        writer = wait_for(lambda: server.sql(listed))
+        ran = jobs.run(jobs.item(server, "shop"))
+        assert server.sql(listed) == writer
+    finally:
+        server.sql(kill.format(writer))
+        thread.join()
+    assert ran.returncode == 0, ran.stderr
 
 
 def test_all_are_dumped_with_what_belongs_to_none_of_them(
     server: DatabaseServer, jobs: Jobs
 ) -> None:
+    if isinstance(server, PostgreSQL):
+        server.sql("CREATE DATABASE closed ALLOW_CONNECTIONS false")
+        (jobs.directory / ".psqlrc").write_text("\\echo hello\n")
+        jobs.variables["HOME"] = str(jobs.directory)
     ran = jobs.run(jobs.item(server, "all", name="databases"))
     assert ran.returncode == 0, ran.stderr
     suffix, more = (
@@ -200,11 +233,13 @@ def test_all_are_dumped_with_what_belongs_to_none_of_them(
     )
     found = names(jobs.archive)
     assert {f"databases/shop{suffix}", f"databases/sh-op 2{suffix}"} <= found
-    assert f"databases/mysql{suffix}" not in found
+    assert {f"databases/{each}{suffix}" for each in ("mysql", "template1")}.isdisjoint(found)
     with zipfile.ZipFile(jobs.archive) as opened:
         assert b"keeper" in opened.read(f"databases/{more}.sql")
         info = opened.getinfo(f"databases/shop{suffix}")
     assert stat.S_IMODE(info.external_attr >> 16) == 0o600
+    if isinstance(server, PostgreSQL):
+        server.sql("DROP DATABASE closed")
 
 
 def test_what_a_database_holds_is_replaced_only_where_that_is_asked_for(
@@ -227,6 +262,9 @@ def test_what_a_database_holds_is_replaced_only_where_that_is_asked_for(
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads(done.stdout)["database"] == "sh-op 2"
     assert is_whole(server, "sh-op 2")
+    server.sql("CREATE DATABASE bare")
+    assert jobs.restore("--database", "sh-op 2", "--as", "bare").returncode == 0
+    assert is_whole(server, "bare")
 
 
 def test_one_that_is_gone_is_made_again_as_it_was(server: DatabaseServer, jobs: Jobs) -> None:
@@ -349,11 +387,15 @@ def test_all_that_a_database_has_comes_back(server: DatabaseServer, jobs: Jobs) 
     rich = RICH_POSTGRESQL if isinstance(server, PostgreSQL) else RICH_MARIADB
     server.sql("CREATE DATABASE rich")
     server.sql(rich, "rich")
+    if isinstance(server, PostgreSQL):  # which every database that is made has
+        server.sql("CREATE TABLE public.local (a INT)", "template1")
     assert jobs.run(jobs.item(server, "rich")).returncode == 0
     result = jobs.restore("--database", "rich", "--as", "rich2")
     assert (result.returncode, result.stderr) == (0, "")
     assert (said := describe(server, "rich")) == describe(server, "rich2")
     assert len(said) > 4_000
+    if isinstance(server, PostgreSQL):
+        server.sql("DROP TABLE public.local", "template1")
     server.sql("DROP DATABASE rich2")
     server.sql("DROP DATABASE rich")
 
@@ -470,8 +512,9 @@ def test_a_restore_that_is_ended_takes_back_what_it_made(
     server: DatabaseServer, jobs: Jobs, stuck: Path, number: signal.Signals
 ) -> None:
     assert jobs.run(jobs.item(server, "shop"), compression="none").returncode == 0
+    words = ["--database", "shop", "--as", "ended"]
     with subprocess.Popen(
-        [*jobs.words("restore", "db", "--jobs", jobs.directory), "--database=shop", "--as=ended"],
+        [*HEARING, *jobs.words("restore", "db", "--jobs", jobs.directory, *words)],
         **jobs.how,
         stderr=subprocess.PIPE,
     ) as process:
@@ -546,25 +589,44 @@ def test_the_password_is_on_no_command_line_and_in_no_environment(
     assert re.findall(rb"\0in (/.+)\n", seen) == []
     if isinstance(server, PostgreSQL):  # who may ask at a terminal would wait there
         assert seen.count(b"--no-password") == seen.count(b"in /\n")
-    assert b"p\"a'ss" not in seen
+    assert b"p\"a#'s" not in seen
     assert jobs.secret.read_bytes().strip() not in seen
 
 
 def test_a_dump_that_is_damaged_does_not_come_into_a_database_by_half(
     server: DatabaseServer, jobs: Jobs
 ) -> None:
+    server.sql("CREATE DATABASE torn")
+    table = "public.big" if isinstance(server, PostgreSQL) else "big"
     values = ",".join(f"({n}, {n}, md5('{n}'))" for n in range(40_000))
-    server.sql("DROP TABLE IF EXISTS big; CREATE TABLE big (a INT, b INT, t TEXT)", "shop")
-    server.sql(f"INSERT INTO big VALUES {values}", "shop")
-    jobs.run(jobs.item(server, "shop"), compression="none")
+    server.sql(f"CREATE TABLE {table} (a INT, b INT, t TEXT)", "torn")
+    server.sql(f"INSERT INTO {table} VALUES {values}", "torn")
+    jobs.run(jobs.item(server, "torn"), compression="none")
     data = bytearray(jobs.archive.read_bytes())
     data[-300_000] ^= 1  # in what was added last
     jobs.archive.write_bytes(data)
-    result = jobs.restore("--database", "shop", "--as", "torn")
+    is_damaged = r"Error: .*torn.*CRC.*\n(Try: .*\n)?"
+
+    result = jobs.restore("--database", "torn", "--as", "copy`of torn")
     assert result.returncode == 1
-    assert re.fullmatch(r"Error: .*shop.*CRC.*\n(Try: .*\n)?", result.stderr), result.stderr
+    assert re.fullmatch(is_damaged, result.stderr), result.stderr
+    assert not exists(server, "copy`of torn")
+
+    server.sql(f"INSERT INTO {table} VALUES (7, 7, 'since')", "torn")
+    result = jobs.restore("--database", "torn", "--overwrite")
+    assert result.returncode == 1
+    if isinstance(server, PostgreSQL):
+        assert re.fullmatch(is_damaged, result.stderr), result.stderr
+        assert server.sql("SELECT count(*) FROM big", "torn") == "40001"
+    else:
+        half = "Only a part of database torn is restored\n"
+        assert re.fullmatch(half + is_damaged, result.stderr), result.stderr
+
+    server.sql("DROP DATABASE torn")
+    result = jobs.restore("--database", "torn")
+    assert result.returncode == 1
+    assert re.fullmatch(is_damaged, result.stderr), result.stderr
     assert not exists(server, "torn")
-    server.sql("DROP TABLE big", "shop")
 
 
 def test_a_database_that_is_not_in_the_archive_is_said_with_those_that_are(
@@ -729,6 +791,23 @@ def test_a_database_of_sqlite_comes_back_as_it_was_at_one_moment(
     database.close()
 
 
+def test_one_of_two_that_are_called_alike_is_named_by_its_place(jobs: Jobs, tmp_path: Path) -> None:
+    paths = [tmp_path / name / "shop.db" for name in ("a", "b")]
+    for path in paths:
+        path.parent.mkdir()
+        with closing(sqlite3.connect(path)) as database:
+            database.execute(f"CREATE TABLE {path.parent.name} (x)")
+    ran = jobs.run(*({"sqlite": str(path), "name": f"{path.parent.name}.db"} for path in paths))
+    assert ran.returncode == 0, ran.stderr
+    result = jobs.restore("--database", "shop.db")
+    assert result.returncode == 1
+    assert result.stderr.endswith("has several databases shop.db\nTry: --database a.db or b.db\n")
+    paths[1].unlink()
+    assert jobs.restore("--database", "b.db").returncode == 0
+    with closing(sqlite3.connect(paths[1])) as database:
+        database.execute("SELECT x FROM b")
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be made to have no rights")
 @pytest.mark.parametrize("is_open", [True, False])
 def test_one_with_a_log_is_read_where_nothing_may_be_written(tmp_path: Path, is_open: bool) -> None:
@@ -840,7 +919,7 @@ def test_a_restore_that_waits_for_a_lock_can_be_interrupted(jobs: Jobs, locked: 
     assert jobs.run({"sqlite": str(locked.with_name("shop.db"))}).returncode == 0
     words = ["restore", "db", "--jobs", jobs.directory, "--database", "shop.db"]
     with subprocess.Popen(
-        [sys.executable, "-m", "storeletd.ctl", *words, "--as", locked, "--overwrite"],
+        [*HEARING, *jobs.words(*words, "--as", locked, "--overwrite")],
         cwd=CLONE,
         stderr=subprocess.PIPE,
         text=True,
