@@ -47,6 +47,7 @@ class Promise:
 _TIME = "tests/daemon/test_time.py::test_"
 _DAEMON = "tests/daemon/test_daemon.py::test_"
 _SECURITY = "tests/daemon/test_security.py::test_"
+_DATABASES = "tests/daemon/test_databases.py::test_"
 _ENCRYPTED = "tests/unit/test_encrypted.py::test_"
 _VERIFY = "tests/daemon/test_verify.py::test_"
 _SYSTEMD = "tests/systemd/test_service.py::test_"
@@ -428,6 +429,27 @@ PROMISES = (
         f"{_VERIFY}nothing_is_deleted_after_an_archive_that_shrank_until_somebody_says_so",
         "storeletd/brake.py",
         "    if now.bytes * 2 < before.bytes:\n",
+        "    if False:\n",
+    ),
+    Promise(
+        "A dump that fails fails the run, and no half of it is kept",
+        "tests/unit/test_output.py::test_a_command_that_fails_fails_the_backup_and_nothing_is_kept",
+        "storelet/output.py",
+        "        if status:\n",
+        "        if False:\n",
+    ),
+    Promise(
+        "No command line and no environment has a database's password",
+        f"{_DATABASES}the_password_is_on_no_command_line_and_in_no_environment",
+        "storeletd/dumps.py",
+        'self._known["PGPASSFILE"] = SECRET_FILE',
+        'self._known["PGPASSWORD"] = password',
+    ),
+    Promise(
+        "What a database holds is replaced only where that is asked for",
+        f"{_DATABASES}what_a_database_holds_is_replaced_only_where_that_is_asked_for",
+        "storeletd/ctl/databases.py",
+        "    if is_there and not overwrite and is_so(server.tools.count(target)):\n",
         "    if False:\n",
     ),
     Promise(
