@@ -245,9 +245,9 @@ def _write_part(part: float) -> str:
 
 
 def _find_databases_kind(value: object) -> str | None:
-    if value == "all":
-        return "all"
-    return _find_text_kind(value)
+    if isinstance(value, str):
+        return "all" if value == "all" else "text"
+    return "list" if isinstance(value, list | tuple) else None
 
 
 def _read_log_files(value: object) -> object:
@@ -354,14 +354,16 @@ EnvironmentValue = Annotated[
 ]
 
 
-def _find_text_kind(value: object) -> str | None:
-    return "text" if isinstance(value, str) else "list" if isinstance(value, list | tuple) else None
+def _find_command_kind(value: object) -> str | None:
+    if isinstance(value, str):
+        return "shell"
+    return "list" if isinstance(value, list | tuple) else None
 
 
 Command = Annotated[
-    Annotated[Text, Tag("text")] | Annotated[tuple[Text, ...], Field(min_length=1), Tag("list")],
+    Annotated[Text, Tag("shell")] | Annotated[tuple[Text, ...], Field(min_length=1), Tag("list")],
     Discriminator(
-        _find_text_kind,
+        _find_command_kind,
         custom_error_type=TEXT_EXPECTED,
         custom_error_message="expected a command: a list of texts, or one text for a shell",
     ),

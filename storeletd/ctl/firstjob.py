@@ -59,11 +59,12 @@ _KEYS_DIRECTORY = "keys"  # in the job directory, where subdirectories are passe
 @json_option
 @pass_invocation
 def init(invocation: Invocation, /, directory: Path, as_json: bool, **given: Any) -> None:
-    """Write a first job file, by asking for what the options do not say.
+    """Write a first job file, by asking.
 
-    Where it is to save is tried at once. Nothing is ever overwritten, nothing written before the
-    end, and no key shown. Prints the least that the key must be allowed. Where there is no terminal
-    nothing is asked: then --include, --to and --schedule are needed.
+    What the options say is not asked for. Where it is to save is tried at once. Nothing is ever
+    overwritten, nothing written before the end, and no key shown. Prints the least that the key
+    must be allowed. Where there is no terminal nothing is asked: then --include, --to and
+    --schedule are needed.
     """
     try:
         _make_job(invocation, directory, _Options(**given), as_json=as_json)

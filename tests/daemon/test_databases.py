@@ -693,7 +693,7 @@ def test_who_may_not_be_somebody_else_is_told(server: DatabaseServer, jobs: Jobs
         [*powerless, *jobs.words("run", path)], **jobs.how, capture_output=True, check=False
     )
     assert ran.returncode == 1
-    assert "Operation not permitted\n  Try: for that, storeletd must be root" in ran.stdout
+    assert "Operation not permitted\n  Try: for that, run it as root" in ran.stdout
 
 
 # MongoDB, of which there is none here: its tools are asked whether they are called as they are
