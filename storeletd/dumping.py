@@ -142,7 +142,7 @@ def _start(
 ) -> subprocess.Popen[bytes]:
     """Start a command. Raises CommandFailedError."""
     try:
-        return _give_secret(starter, call, **pipes)
+        return _give_secret(starter, call, cwd="/", **pipes)
     except OSError as error:
         is_refused = starter.user is not None and error.errno == errno.EPERM
         hint = hint_at_root() if is_refused else "is it installed, and on the PATH?"
@@ -153,7 +153,7 @@ def _start(
 def _give_secret(starter: Starter, call: Call, **pipes: Any) -> subprocess.Popen[bytes]:
     """Start a command that finds its secret in a file without a name. Raises OSError."""
     if call.secret is None:
-        return replace(starter, variables=call.variables)(call.words, cwd="/", **pipes)
+        return replace(starter, variables=call.variables)(call.words, **pipes)
     descriptor = os.memfd_create("storelet")
     try:
         os.write(descriptor, call.secret.encode())
@@ -164,6 +164,6 @@ def _give_secret(starter: Starter, call: Call, **pipes: Any) -> subprocess.Popen
         words = [each.replace(SECRET_FILE, path) for each in call.words]
         variables = {k: v.replace(SECRET_FILE, path) for k, v in call.variables.items()}
         starter = replace(starter, variables=variables)
-        return starter(words, cwd="/", pass_fds=(descriptor,), **pipes)
+        return starter(words, pass_fds=(descriptor,), **pipes)
     finally:
         os.close(descriptor)

@@ -42,7 +42,6 @@ def main() -> int:
                 target.execute("PRAGMA journal_mode=off")  # it would be beside what has no name
                 _copy(path, target)
             shutil.copyfileobj(copy, sys.stdout.buffer, 1 << 20)
-            sys.stdout.flush()
     except (OSError, sqlite3.Error) as error:
         print(error, file=sys.stderr)  # noqa: T201 - that is where it goes
         return 1

@@ -792,20 +792,41 @@ def test_a_database_of_sqlite_comes_back_as_it_was_at_one_moment(
 
 
 def test_one_of_two_that_are_called_alike_is_named_by_its_place(jobs: Jobs, tmp_path: Path) -> None:
-    paths = [tmp_path / name / "shop.db" for name in ("a", "b")]
+    paths = [tmp_path / name / "sh?o#%70.db" for name in ("a", "b")]  # as a URI has it: a query
     for path in paths:
         path.parent.mkdir()
         with closing(sqlite3.connect(path)) as database:
             database.execute(f"CREATE TABLE {path.parent.name} (x)")
     ran = jobs.run(*({"sqlite": str(path), "name": f"{path.parent.name}.db"} for path in paths))
     assert ran.returncode == 0, ran.stderr
-    result = jobs.restore("--database", "shop.db")
+    result = jobs.restore("--database", "sh?o#%70.db")
     assert result.returncode == 1
-    assert result.stderr.endswith("has several databases shop.db\nTry: --database a.db or b.db\n")
+    assert result.stderr.endswith(
+        "has several databases sh?o#%70.db\nTry: --database a.db or b.db\n"
+    )
     paths[1].unlink()
     assert jobs.restore("--database", "b.db").returncode == 0
     with closing(sqlite3.connect(paths[1])) as database:
         database.execute("SELECT x FROM b")
+
+
+def test_a_file_that_is_empty_is_no_database_and_a_new_one_is_the_users(
+    jobs: Jobs, tmp_path: Path
+) -> None:
+    path = tmp_path / "shop.db"
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("PRAGMA page_size=512")
+        database.execute("CREATE TABLE t (a)")
+    assert jobs.run({"sqlite": str(path)}).returncode == 0
+    path.write_bytes(b"")
+    assert jobs.restore("--database", "shop.db").returncode == 0
+    with closing(sqlite3.connect(path)) as database:
+        assert database.execute("SELECT name FROM sqlite_master").fetchall() == [("t",)]
+    if os.geteuid() == 0:
+        path.unlink()
+        jobs.write({"sqlite": str(path), "user": "nobody"})
+        assert jobs.restore("--database", "shop.db").returncode == 0
+        assert path.owner() == "nobody"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be made to have no rights")
@@ -967,3 +988,10 @@ def test_one_that_fails_in_the_middle_of_a_pipe_fails_the_run(jobs: Jobs) -> Non
     assert ran.returncode == 1
     assert "the command of x ended with status 4: oh no" in ran.stderr + ran.stdout
     assert list(jobs.kept.iterdir()) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may become somebody else")
+def test_one_is_run_by_the_user_that_the_item_says(jobs: Jobs) -> None:
+    ran = jobs.run({"command": ["id", "-un"], "name": "who", "user": "nobody"})
+    assert ran.returncode == 0, ran.stderr
+    assert storelet.open_archive(jobs.archive).read("who") == b"nobody\n"
