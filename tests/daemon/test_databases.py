@@ -349,6 +349,9 @@ def test_databases_of_any_name_are_dumped_and_come_back(named: DatabaseServer, j
         result = jobs.restore(f"--database={name}")
         assert (result.returncode, result.stderr) == (0, "")
         assert named.sql("SELECT a FROM t", name) == "7"
+        again = jobs.restore(f"--database={name}")
+        assert again.returncode == 1
+        assert "is there, and not empty" in again.stderr
 
 
 @pytest.mark.parametrize("password", ["a\nb", "k" * 1_001])
@@ -485,7 +488,12 @@ def test_a_large_row_is_no_limit(server: DatabaseServer, jobs: Jobs) -> None:
 STUCK = """\
 #!/bin/sh
 case "$0 $*" in
-*pg_restore*) head -c 30000 | /usr/bin/pg_restore "$@" ;;
+*pg_restore*)
+    head -c 30000 | /usr/bin/pg_restore "$@"
+    # The server does not always see at once that who restored is gone.
+    PGDATABASE=ended psql --command='SELECT pg_sleep(600)' >/dev/null 2>&1 &
+    until psql --command='SELECT wait_event FROM pg_stat_activity' | grep -q PgSleep
+    do :; done ;;
 *--binary-mode*) head -c 30000 | /usr/bin/mariadb "$@" ;;
 *) exec /usr/bin/mariadb "$@" ;;
 esac
