@@ -338,13 +338,17 @@ class Reach:
 
         job = self.job(name)
         password = self._password_of(job)
-        found = [
-            each
-            for place in self._places(job)
-            for each in storelet.list_archives(
-                *place, password=password, versions=versions, **self._client_options()
-            )
-        ]
+        how: Any = {**self._client_options(), "password": password, "versions": versions}
+        found: list[storelet.OpenedArchive] = []
+        failures: list[storelet.StoreletError] = []
+        for place, backup in self._places(job):
+            try:
+                found += storelet.list_archives(place, backup, **how)
+            except storelet.StoreletError as error:  # the others may have what is looked for
+                failures.append(error)
+        if failures and not found:
+            raise failures[0]
+        self._pass_over(failures)
         return sorted(found, key=lambda archive: (archive.modified, archive.name))
 
     def _places(self, job: Job) -> Sequence[tuple[Any, str]]:
@@ -356,10 +360,14 @@ class Reach:
         destinations, failures = make_destinations(job)
         if failures and not destinations:
             raise failures[0]
+        self._pass_over(failures)
+        return [(each, job.name) for each in destinations]
+
+    def _pass_over(self, failures: Sequence[storelet.StoreletError]) -> None:
+        """Say which places were not looked at."""
         if not self.is_silent:
             for failure in failures:
                 console.print_remark(f"Not looked at: {failure}")
-        return [(each, job.name) for each in destinations]
 
     def _places_of_runs(self, name: str) -> Sequence[tuple[str, str]]:
         """Return where the runs of a job have saved, as the daemon remembers it."""

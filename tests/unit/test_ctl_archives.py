@@ -82,6 +82,22 @@ def test_archives_of_a_job_and_of_a_place(nights: Nights) -> None:
     assert {each["job"] for each in found} == {"website"}
 
 
+def test_a_place_that_is_gone_does_not_keep_the_others_archives_from_being_found(
+    nights: Nights,
+) -> None:
+    path = nights.jobs / "website.yaml"
+    gone = nights.kept.parent / "gone"
+    path.write_text(path.read_text().replace("save: [", f"save: [{{directory: {gone}}}, "))
+    found = nights.ctl("files", "website", "www/added")
+    assert (found.returncode, found.stdout.split()[-1]) == (0, "www/added")
+    assert found.stderr.startswith(f"Not looked at: no such directory: {gone}")
+    for archive in Path(nights.kept).iterdir():
+        archive.unlink()
+    nothing = nights.ctl("files", "website", "www/added")
+    assert nothing.returncode == 10
+    assert f"no such directory: {gone}" in nothing.stderr
+
+
 def test_files_are_listed_as_ls_does(nights: Nights) -> None:
     listed = nights.ctl("files", "website", "www/directory/plain")
     uid, gid = os.getuid(), os.getgid()
