@@ -17,7 +17,14 @@ import storelet
 from storeletd.jobs import Job
 from storeletd.rights import User, keep_capabilities
 
-__all__ = ["CommandFailedError", "Starter", "check_status", "make_words", "run_command"]
+__all__ = [
+    "CommandFailedError",
+    "Starter",
+    "check_status",
+    "describe_end",
+    "make_words",
+    "run_command",
+]
 
 _log = logging.getLogger("storeletd.commands")
 
@@ -94,8 +101,12 @@ def make_words(command: str | tuple[str, ...]) -> list[str]:
 def check_status(status: int, what: str) -> None:
     """Raise CommandFailedError where a command did not end well."""
     if status:
-        how = f"status {status}" if status > 0 else f"signal {-status}"
-        raise CommandFailedError(f"{what} ended with {how}", hint="its output says why")
+        raise CommandFailedError(describe_end(what, status), hint="its output says why")
+
+
+def describe_end(what: str, status: int) -> str:
+    """Return how a command ended: its status, or -n where signal n ended it."""
+    return f"{what} ended with " + (f"status {status}" if status > 0 else f"signal {-status}")
 
 
 def _make_environment(job: Job) -> dict[str, str]:

@@ -18,7 +18,7 @@ from typing import IO, Any
 
 import storelet
 from storeletd import secrets
-from storeletd.commands import CommandFailedError, Starter
+from storeletd.commands import CommandFailedError, Starter, describe_end
 from storeletd.dumps import SECRET_FILE, Call, Tools, find_tools, sqlite_call
 from storeletd.includes import IncludeSqlite, Server
 from storeletd.jobs import Job
@@ -122,11 +122,9 @@ def _running(
         raise
     status = process.wait()
     if status:
-        how = f"status {status}" if status > 0 else f"signal {-status}"
         reason = _find_reason(errors)
-        raise CommandFailedError(
-            f"{call.words[0]} ended with {how}" + (f": {reason}" if reason else "")
-        )
+        end = describe_end(call.words[0], status)
+        raise CommandFailedError(f"{end}: {reason}" if reason else end)
 
 
 def _find_reason(errors: IO[bytes]) -> str:

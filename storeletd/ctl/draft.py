@@ -102,8 +102,10 @@ class Draft:
         """Return it with a name that no job has yet. Raises AnswerError."""
         if "/" in text:  # it would lead out of the job directory
             raise AnswerError("expected a job's name, without a path")
+        from storeletd.jobfile import SUFFIXES
+
         named = self._tried(replace(self, name=_require(text)))
-        for suffix in (".yaml", ".yml", ".py"):
+        for suffix in SUFFIXES:
             path = self.jobs / f"{named.name}{suffix}"
             if os.path.lexists(path):
                 raise AnswerError(f"there is a job {named.name} already: {path}")

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from datetime import datetime
 
 from storeletd.ctl.replies import Progress, Run
+from storeletd.ctl.summaries import find_took
 
 __all__ = ["Forecast", "find_basis"]
 
@@ -39,7 +39,7 @@ class Forecast:
     def __init__(self, basis: Run) -> None:
         files, size = basis["files"], basis["bytes"]
         self._whole = (files["read"], size["read"], size["sent"])
-        self._took = _took(basis)
+        self._took = find_took(basis) or 0.0
         self._waited: float | None = None  # before anything was done
         self._end: float | None = self._took  # as it is said
         self._seen_at = 0.0
@@ -74,10 +74,3 @@ class Forecast:
         files, size = progress["files"], progress["bytes"]
         done = (files["read"], size["read"], size["sent"])
         return [now / then for now, then in zip(done, self._whole, strict=True) if then]
-
-
-def _took(run: Run) -> float:
-    if run["begun_at"] is None or run["finished_at"] is None:
-        return 0.0
-    took = datetime.fromisoformat(run["finished_at"]) - datetime.fromisoformat(run["begun_at"])
-    return took.total_seconds()

@@ -29,6 +29,7 @@ __all__ = [
     "describe_skipped",
     "describe_state",
     "describe_took",
+    "find_took",
 ]
 
 _FEW = 5  # skipped entries and lines of output shown where a run is not all there is to see
@@ -58,10 +59,16 @@ def describe_state(run: Run) -> str:
 
 def describe_took(run: Run) -> str:
     """Return how long the run took; nothing for one that never ran or is not over."""
+    took = find_took(run)
+    return "" if took is None else describe_elapsed(took)
+
+
+def find_took(run: Run) -> float | None:
+    """Return how many seconds the run took; None for one that never ran or is not over."""
     if run["begun_at"] is None or run["finished_at"] is None:
-        return ""
+        return None
     took = datetime.fromisoformat(run["finished_at"]) - datetime.fromisoformat(run["begun_at"])
-    return describe_elapsed(took.total_seconds())
+    return took.total_seconds()
 
 
 def describe_runs(runs: Sequence[Run]) -> Iterator[str]:
