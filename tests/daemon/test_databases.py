@@ -693,6 +693,20 @@ def test_doctor_says_whether_a_database_is_there(server: DatabaseServer, jobs: J
     assert "password authentication failed" in result.stdout or "Access denied" in result.stdout
 
 
+def copy_without_rights(place: Path) -> subprocess.CompletedProcess[bytes]:
+    """Copy the database `shop.db` as who may read a directory, and write nothing there."""
+    for path in (place, *place.iterdir()):
+        os.chown(path, 65534, 65534)
+        path.chmod(0o555 if path == place else 0o444)
+    powerless = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"]
+    return subprocess.run(
+        [*powerless, sys.executable, "-m", "storeletd.sqlitecopy", place / "shop.db"],
+        cwd=CLONE,
+        capture_output=True,
+        check=False,
+    )
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be made to have no rights")
 def test_who_may_not_be_somebody_else_is_told(server: DatabaseServer, jobs: Jobs) -> None:
     path = jobs.write(jobs.item(server, "shop", user=server.account))
@@ -850,16 +864,7 @@ def test_one_with_a_log_is_read_where_nothing_may_be_written(tmp_path: Path, is_
     database.commit()
     if not is_open:
         database.close()
-    for path in (place, *place.iterdir()):
-        os.chown(path, 65534, 65534)
-        path.chmod(0o555 if path == place else 0o444)
-    powerless = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"]
-    copied = subprocess.run(
-        [*powerless, sys.executable, "-m", "storeletd.sqlitecopy", place / "shop.db"],
-        cwd=CLONE,
-        capture_output=True,
-        check=False,
-    )
+    copied = copy_without_rights(place)
     assert copied.returncode == 0, copied.stderr
     (tmp_path / "copy.db").write_bytes(copied.stdout)
     with sqlite3.connect(tmp_path / "copy.db") as copy:
@@ -882,16 +887,7 @@ database.execute("UPDATE t SET a = ?", ("y" * 1_000,))
 os._exit(0)
 """
     subprocess.run([sys.executable, "-c", writer, place / "shop.db"], check=True)
-    for path in (place, *place.iterdir()):
-        os.chown(path, 65534, 65534)
-        path.chmod(0o555 if path == place else 0o444)
-    powerless = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"]
-    copied = subprocess.run(
-        [*powerless, sys.executable, "-m", "storeletd.sqlitecopy", place / "shop.db"],
-        cwd=CLONE,
-        capture_output=True,
-        check=False,
-    )
+    copied = copy_without_rights(place)
     assert copied.returncode == 1
     assert copied.stdout == b""
     assert b"readonly" in copied.stderr
